@@ -80,7 +80,7 @@ func Headers(ms []*routev3.HeaderMatcher) (func(get func(name string) []string) 
 
 type header struct {
 	value        String // nil: matches by presence alone
-	present      bool              // what present_match says, when value is nil
+	present      bool   // what present_match says, when value is nil
 	invert       bool
 	emptyMissing bool
 }
