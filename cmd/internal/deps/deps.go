@@ -39,6 +39,8 @@ import (
 	_ "istio.io/istio/operator/pkg/install"
 	_ "istio.io/istio/operator/pkg/render"
 	_ "istio.io/istio/pilot/cmd/pilot-agent/app"
+	_ "istio.io/istio/pilot/cmd/pilot-discovery"
+	_ "istio.io/istio/pilot/cmd/pilot-agent"
 	_ "istio.io/istio/pilot/cmd/pilot-discovery/app"
 	_ "istio.io/istio/pilot/test/xds"
 	_ "k8s.io/kubectl/pkg/cmd"
