@@ -179,8 +179,16 @@ func undo(ctx context.Context, steps []Step) error {
 	return errors.Join(errs...)
 }
 
-// Poll calls fn every interval until it returns nil or ctx ends; the error then
-// wraps both the end of ctx and what fn said last.
+// permanent is an error that no further try will mend.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// Permanent marks an error so that Poll returns it at once.
+func Permanent(err error) error { return permanent{err} }
+
+// Poll calls fn every interval until it returns nil, an error marked Permanent, or ctx
+// ends; the error then wraps both the end of ctx and what fn said last.
 func Poll(ctx context.Context, every time.Duration, fn func(context.Context) error) error {
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -188,6 +196,9 @@ func Poll(ctx context.Context, every time.Duration, fn func(context.Context) err
 		err := fn(ctx)
 		if err == nil {
 			return nil
+		}
+		if p := (permanent{}); errors.As(err, &p) {
+			return p.error
 		}
 		select {
 		case <-ctx.Done():

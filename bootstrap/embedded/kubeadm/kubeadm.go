@@ -20,6 +20,7 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	kubeadmapi "k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/constants"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/addons/dns"
@@ -45,6 +46,9 @@ const PauseImage = "registry.k8s.io/pause:" + constants.PauseVersion
 // apiPort is where the API server listens on its node.
 const apiPort = 6443
 
+// criSocket is where containerd listens on every node.
+const criSocket = "unix:///run/containerd/containerd.sock"
+
 // pkiDir is where the control-plane node sees its certificates.
 const pkiDir = "/etc/kubernetes/pki"
 
@@ -58,7 +62,7 @@ localAPIEndpoint:
   bindPort: {{.APIPort}}
 nodeRegistration:
   name: {{.Node.Name}}
-  criSocket: unix:///run/containerd/containerd.sock
+  criSocket: {{.CRISocket}}
   kubeletExtraArgs:
   - {name: node-ip, value: {{.Node.IP}}}
 ---
@@ -68,6 +72,7 @@ clusterName: {{.Cluster.Name}}
 kubernetesVersion: {{.Version}}
 controlPlaneEndpoint: {{.ControlPlane.IP}}:{{.APIPort}}
 certificatesDir: {{.PKI}}
+encryptionAlgorithm: ECDSA-P256
 networking:
   podSubnet: {{.Cluster.PodSubnet}}
   serviceSubnet: {{.Cluster.ServiceSubnet}}
@@ -95,7 +100,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /
 failCgroupV1: false
 failSwapOn: false
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+containerRuntimeEndpoint: {{.CRISocket}}
 imageGCHighThresholdPercent: 100
 evictionHard:
   nodefs.available: "1%"
@@ -120,7 +125,7 @@ func load(c *state.Config, n state.Node, pki string) (*kubeadmapi.InitConfigurat
 	var b bytes.Buffer
 	err := config.Execute(&b, map[string]any{
 		"Cluster": c, "Node": n, "ControlPlane": c.ControlPlane(),
-		"PKI": pki, "APIPort": apiPort, "Version": KubernetesVersion,
+		"PKI": pki, "APIPort": apiPort, "Version": KubernetesVersion, "CRISocket": criSocket,
 	})
 	if err != nil {
 		return nil, err
@@ -197,6 +202,10 @@ func prepareKubelet(c *state.Config, dir state.Dir, n state.Node, pki string) er
 	}
 	lib := filepath.Join(dir.NodeVar(n.Name), "lib/kubelet")
 	if err := os.MkdirAll(lib, 0o755); err != nil {
+		return err
+	}
+	instance := &kubeletconfig.KubeletConfiguration{ContainerRuntimeEndpoint: criSocket}
+	if err := kubelet.WriteInstanceConfigToDisk(instance, lib); err != nil {
 		return err
 	}
 	return kubelet.WriteConfigToDisk(&inNode.ClusterConfiguration, lib, "", io.Discard)

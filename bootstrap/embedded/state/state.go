@@ -81,6 +81,22 @@ func ID(name string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
+// CgroupOf is the control group of a cluster; each node has one below it.
+func CgroupOf(cluster string) string { return "ropes-" + cluster }
+
+// File descriptors that the provider hands to the supervisor, in this order: the
+// supervisor's lock, held for as long as it lives, then the listeners on the host's
+// loopback for the API server and the ingress gateway.
+const (
+	LockFD = 3 + iota
+	APIFD
+	HTTPFD
+	HTTPSFD
+)
+
+// UplinkName is the cluster's end of the link to the host.
+const UplinkName = "uplink"
+
 // ControlPlane returns the node that runs the control plane.
 func (c *Config) ControlPlane() Node {
 	i := slices.IndexFunc(c.Nodes, func(n Node) bool { return n.Role == ControlPlane })

@@ -20,9 +20,7 @@ import (
 
 // Names inside the cluster's own network namespace.
 const (
-	bridgeName = "br0"
-	// UplinkName is the cluster's end of the link to the host.
-	UplinkName    = "uplink"
+	bridgeName    = "br0"
 	uplinkTimeout = 10 * time.Second
 	// RegistryPort is where the registry listens on the bridge.
 	RegistryPort = 5000
@@ -54,7 +52,7 @@ func (s *supervisor) setUpNetwork(ctx context.Context) error {
 }
 
 func (s *supervisor) setUpUplink(ctx context.Context) error {
-	link, err := node.AwaitLink(ctx, UplinkName, uplinkTimeout)
+	link, err := node.AwaitLink(ctx, state.UplinkName, uplinkTimeout)
 	if err != nil {
 		return err
 	}
@@ -72,7 +70,7 @@ func (s *supervisor) setUpUplink(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return masquerade(UplinkName)
+	return masquerade(state.UplinkName)
 }
 
 // masquerade gives whatever leaves by the link that link's own address: the host need
@@ -132,7 +130,7 @@ func (s *supervisor) serveRegistry(ctx context.Context) error {
 func (s *supervisor) publishPorts(ctx context.Context) error {
 	ip := s.cfg.ControlPlane().IP
 	for _, p := range []struct{ fd, port int }{
-		{APIFD, 6443}, {HTTPFD, state.IngressHTTPNodePort}, {HTTPSFD, state.IngressHTTPSNodePort},
+		{state.APIFD, 6443}, {state.HTTPFD, state.IngressHTTPNodePort}, {state.HTTPSFD, state.IngressHTTPSNodePort},
 	} {
 		target := fmt.Sprintf("%s:%d", ip, p.port)
 		f := inherited(p.fd, target)

@@ -28,9 +28,6 @@ const (
 	nodeStopTimeout  = 5 * time.Second
 )
 
-// CgroupOf is the control group of a cluster; each node has one below it.
-func CgroupOf(cluster string) string { return "ropes-" + cluster }
-
 // startNodes starts every node once and leaves each to a goroutine that starts it
 // again when it ends, until ctx does.
 func (s *supervisor) startNodes(ctx context.Context, wg *sync.WaitGroup) error {
@@ -83,7 +80,7 @@ func endNode(p *os.Process) {
 // startNode starts a node's first process in namespaces of its own, puts it into its
 // cgroup, plugs it into the bridge and lets it go.
 func (s *supervisor) startNode(i int, n state.Node, hs []cgroup.Hierarchy) (_ *exec.Cmd, err error) {
-	group := path.Join(CgroupOf(s.cfg.Name), n.Name)
+	group := path.Join(state.CgroupOf(s.cfg.Name), n.Name)
 	if err := cgroup.Create(hs, group); err != nil {
 		return nil, err
 	}

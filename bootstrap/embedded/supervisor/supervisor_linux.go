@@ -30,14 +30,6 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/embedded/state"
 )
 
-// File descriptors that the provider hands to the supervisor.
-const (
-	LockFD  = 3 // the supervisor's lock, held for as long as it lives
-	APIFD   = 4 // listeners on the host's loopback
-	HTTPFD  = 5
-	HTTPSFD = 6
-)
-
 type supervisor struct {
 	dir state.Dir
 	cfg *state.Config
@@ -52,7 +44,7 @@ type supervisor struct {
 func Run(ctx context.Context, dir state.Dir, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	for fd := LockFD; fd <= HTTPSFD; fd++ {
+	for fd := state.LockFD; fd <= state.HTTPSFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	cfg, err := dir.Load()

@@ -1,0 +1,59 @@
+# ropes: two commands for a fresh Debian or Ubuntu machine.
+#   make up     installs what is missing, builds, brings up the lab, says what to do next
+#   make test   everything, live clusters included
+# The rest: build check bench clean help
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The Go that builds this: the machine's where it is new enough, else one from the
+# module proxy, see .build/install-deps.
+GO_VERSION := 1.26.8
+export PATH := $(CURDIR)/.cache/go/bin:/usr/local/go/bin:$(PATH)
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false
+
+KUBERNETES := v1.36.3
+ISTIO      := 1.31
+VERSION    ?= 0.1.0
+COMMIT     := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+MODULE  := github.com/ropes-dev/ropes
+OUT     := .cache/payload
+KLD     := -X k8s.io/component-base/version.gitVersion=$(KUBERNETES) -X k8s.io/component-base/version.gitMajor=1 \
+           -X k8s.io/component-base/version.gitMinor=36 -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES)
+ILD     := -X istio.io/istio/pkg/version.buildVersion=$(ISTIO) -X istio.io/istio/pkg/version.buildHub=ropes.local/istio
+LD      := -s -w
+modver   = $(shell go list -m -f '{{.Version}}' $(1) 2>/dev/null)
+
+.PHONY: help deps payload build up test check bench clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
+
+deps: ## install what the build needs (Debian packages, Go)
+	@.build/install-deps $(GO_VERSION)
+
+# Each program is always handed to go build, which does nothing where nothing changed.
+payload: deps
+	@.build/payload "$(OUT)" "$(LD) $(KLD)" "$(LD) $(ILD)"
+	@go run ./cmd/internal/pack -dir $(OUT) -out bootstrap/payload/payload \
+	  -version kubernetes=$(KUBERNETES) -version istio=$(ISTIO) \
+	  -version etcd=$(call modver,go.etcd.io/etcd/server/v3) \
+	  -version containerd=$(call modver,github.com/containerd/containerd/v2) \
+	  -version runc=$(call modver,github.com/opencontainers/runc) \
+	  -version cni-plugins=$(call modver,github.com/containernetworking/plugins) \
+	  -version coredns=$(call modver,github.com/coredns/coredns) \
+	  -version metrics-server=$(call modver,sigs.k8s.io/metrics-server)
+
+build: payload ## build bin/ropes with its payload
+	@go build -tags payload -o bin/ropes -ldflags '$(LD) $(KLD) $(ILD) \
+	  -X $(MODULE)/cmd/internal/command.version=$(VERSION) -X $(MODULE)/cmd/internal/command.commit=$(COMMIT)' ./cmd/ropes
+	@ls -sh bin/ropes
+
+up: build ## build and bring up the lab
+	@bin/ropes up
+
+clean: ## remove what make built here
+	rm -rf bin .cache bootstrap/payload/payload.tar.zst bootstrap/payload/payload.json

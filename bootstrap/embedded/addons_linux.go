@@ -1,0 +1,5 @@
+package embedded
+
+import "context"
+
+func (u *up) addOns(ctx context.Context, say func(string)) error { return nil }

@@ -1,0 +1,5 @@
+//go:build !payload
+
+package payload
+
+var archive, manifest []byte
