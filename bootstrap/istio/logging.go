@@ -1,0 +1,73 @@
+package istio
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	_ "unsafe" // for go:linkname
+
+	"istio.io/istio/operator/pkg/util/clog"
+	"istio.io/istio/operator/pkg/util/progress"
+)
+
+// logger hands what the operator says to slog.
+type logger struct {
+	log *slog.Logger
+}
+
+var _ clog.Logger = (*logger)(nil)
+
+func newLogger(log *slog.Logger) *logger { return &logger{log: log} }
+
+func (l *logger) info(s string) { l.log.Info(strings.TrimSpace(s)) }
+func (l *logger) warn(s string) { l.log.Warn(strings.TrimSpace(s)) }
+
+// Print implements clog.Logger, as do the others.
+func (l *logger) Print(s string)                  { l.info(s) }
+func (l *logger) PrintErr(s string)               { l.warn(s) }
+func (l *logger) LogAndPrint(v ...any)            { l.info(fmt.Sprint(v...)) }
+func (l *logger) LogAndPrintf(f string, v ...any) { l.info(fmt.Sprintf(f, v...)) }
+func (l *logger) LogAndError(v ...any)            { l.warn(fmt.Sprint(v...)) }
+func (l *logger) LogAndErrorf(f string, v ...any) { l.warn(fmt.Sprintf(f, v...)) }
+func (l *logger) LogAndFatal(v ...any)            { l.log.Error(fmt.Sprint(v...)) }
+func (l *logger) LogAndFatalf(f string, v ...any) { l.log.Error(fmt.Sprintf(f, v...)) }
+
+// progressWriter is where the operator's progress bars write. They write to stderr
+// otherwise, which belongs to the program, and offer no other way to say so.
+//
+//go:linkname progressWriter istio.io/istio/operator/pkg/util/progress.testWriter
+var progressWriter *io.Writer
+
+// progressMu keeps progressWriter to one installation at a time.
+var progressMu sync.Mutex
+
+// withProgress runs fn with a progress log whose lines go to log.
+func withProgress(log *slog.Logger, fn func(*progress.Log) error) error {
+	progressMu.Lock()
+	defer progressMu.Unlock()
+	r, pipe := io.Pipe()
+	var out io.Writer = pipe
+	before := progressWriter
+	progressWriter = &out
+	defer func() { progressWriter = before }()
+
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			if line := strings.TrimSpace(lines.Text()); line != "" {
+				log.Debug(line)
+			}
+		}
+		// A line too long for the scanner must not hold up whoever writes it.
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	err := fn(progress.NewLog())
+	_ = pipe.Close() // never fails
+	<-drained
+	return err
+}

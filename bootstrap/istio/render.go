@@ -1,0 +1,100 @@
+package istio
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"istio.io/istio/manifests"
+	"istio.io/istio/operator/pkg/component"
+	"istio.io/istio/operator/pkg/manifest"
+	"istio.io/istio/operator/pkg/render"
+	"istio.io/istio/operator/pkg/values"
+	"istio.io/istio/pkg/kube"
+	"sigs.k8s.io/yaml"
+)
+
+// Render returns the YAML documents that Install would apply to a cluster of the oldest
+// Kubernetes version that this Istio supports, in the order of the components. It asks no cluster.
+func Render(cfg Config) ([]string, error) {
+	sets, _, err := cfg.withDefaults().render(nil)
+	if err != nil {
+		return nil, err
+	}
+	var docs []string
+	for _, set := range sets {
+		for _, m := range set.Manifests {
+			docs = append(docs, m.Content)
+		}
+	}
+	return docs, nil
+}
+
+// render has the operator render our IstioOperator. With a client it renders for that
+// cluster's version and looks for CNIs that are known not to go with Istio.
+func (c Config) render(client kube.Client) (sets []manifest.ManifestSet, merged values.Map, err error) {
+	file, err := c.operatorFile()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(file)) }()
+	sets, merged, err = render.GenerateManifest([]string{file}, nil, false, client, newLogger(c.Log))
+	if err != nil {
+		return nil, nil, fmt.Errorf("render Istio's charts: %w", err)
+	}
+	order := func(name component.Name) int {
+		return slices.IndexFunc(component.AllComponents, func(c component.Component) bool { return c.UserFacingName == name })
+	}
+	slices.SortFunc(sets, func(a, b manifest.ManifestSet) int { return cmp.Compare(order(a.Component), order(b.Component)) })
+	return sets, merged, nil
+}
+
+// operatorFile writes our IstioOperator to a temporary file, as files and --set flags are
+// the only ways into the operator, and flags cannot say null.
+func (c Config) operatorFile() (string, error) {
+	text, err := yaml.Marshal(c.operator())
+	if err != nil {
+		return "", fmt.Errorf("encode IstioOperator: %w", err)
+	}
+	f, err := os.CreateTemp("", "ropes-istio-*.yaml")
+	if err != nil {
+		return "", fmt.Errorf("write IstioOperator: %w", err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", errors.Join(fmt.Errorf("write IstioOperator: %w", err), os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+// digest stands for all that the installation is made from: our settings and Istio's charts.
+func (c Config) digest() (string, error) {
+	text, err := yaml.Marshal(c.operator())
+	if err != nil {
+		return "", fmt.Errorf("encode IstioOperator: %w", err)
+	}
+	h := sha256.New()
+	h.Write(text)
+	err = fs.WalkDir(manifests.FS, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := manifests.FS.Open(path)
+		if err != nil {
+			return err
+		}
+		_, _ = io.WriteString(h, path+"\n") // a hash does not fail
+		_, err = io.Copy(h, f)
+		return errors.Join(err, f.Close())
+	})
+	if err != nil {
+		return "", fmt.Errorf("read Istio's charts: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,117 @@
+package istio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"istio.io/istio/operator/pkg/manifest"
+	"istio.io/istio/operator/pkg/uninstall"
+	"istio.io/istio/pkg/config/schema/gvk"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/rollout"
+)
+
+// Status reports how far istiod and the gateways are, istiod first. A mesh that is not
+// there is not an error: its Deployments are reported as missing.
+func Status(ctx context.Context, kubeconfig []byte) ([]rollout.State, error) {
+	client, err := kubeClient(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return rollout.Inspect(ctx, client, deployments())
+}
+
+// Uninstall removes what Install applied: all objects that carry our IstioOperator's
+// label, Istio's CRDs and with them every mesh resource that users made, the root
+// certificates that istiod handed out, and the namespaces that Install made. It returns
+// when the namespaces are gone. Uninstalling a mesh that is not there is not an error.
+func Uninstall(ctx context.Context, kubeconfig []byte, log *slog.Logger, say func(string)) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	cli, err := newClient(ctx, kubeconfig, nil)
+	if err != nil {
+		return err
+	}
+	defer cli.Shutdown()
+
+	selector := metav1.ListOptions{LabelSelector: manifest.OwningResourceName + "=" + owner + "," + manifest.OwningResourceNamespace + "=" + SystemNamespace}
+	// Webhooks go first: nothing must be sent to an istiod that is no more.
+	kinds := slices.Concat(uninstall.ClusterResources, uninstall.NamespacedResources())
+	kinds = append(kinds, gvk.CustomResourceDefinition.Kubernetes())
+	var errs []error
+	for _, kind := range kinds {
+		say("removing " + kind.Kind + " objects")
+		resource, err := cli.DynamicClientFor(kind, nil, "")
+		if err != nil {
+			return fmt.Errorf("remove Istio: %w", err)
+		}
+		list, err := resource.List(ctx, selector)
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("list %s: %w", kind.Kind, err)
+		}
+		for i := range list.Items {
+			if err := uninstall.DeleteResource(cli, false, newLogger(log), &list.Items[i]); err != nil {
+				errs = append(errs, fmt.Errorf("delete %s %s: %w", kind.Kind, list.Items[i].GetName(), err))
+			}
+		}
+	}
+	errs = append(errs, removeRootCerts(ctx, cli.Kube()), removeNamespaces(ctx, cli.Kube(), say))
+	return errors.Join(errs...)
+}
+
+// removeRootCerts removes the ConfigMaps that istiod put into every namespace.
+func removeRootCerts(ctx context.Context, client kubernetes.Interface) error {
+	list, err := client.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{LabelSelector: "istio.io/config=true"})
+	if err != nil {
+		return fmt.Errorf("list root certificates: %w", err)
+	}
+	var errs []error
+	for i := range list.Items {
+		cm := &list.Items[i]
+		if err := client.CoreV1().ConfigMaps(cm.Namespace).Delete(ctx, cm.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("delete configmap %s/%s: %w", cm.Namespace, cm.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// goneInterval is how often namespaces that are going are looked at.
+const goneInterval = 200 * time.Millisecond
+
+// removeNamespaces removes the namespaces that carry our label and waits until they are gone.
+func removeNamespaces(ctx context.Context, client kubernetes.Interface, say func(string)) error {
+	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
+	list, err := client.CoreV1().Namespaces().List(ctx, ours)
+	if err != nil {
+		return fmt.Errorf("list namespaces: %w", err)
+	}
+	for i := range list.Items {
+		if err := client.CoreV1().Namespaces().Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
+		}
+	}
+	return bootstrap.Poll(ctx, goneInterval, func(ctx context.Context) error {
+		list, err := client.CoreV1().Namespaces().List(ctx, ours)
+		if err != nil {
+			return fmt.Errorf("list namespaces: %w", err)
+		}
+		if len(list.Items) == 0 {
+			return nil
+		}
+		say("waiting for namespace " + list.Items[0].Name + " to go")
+		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
+	})
+}

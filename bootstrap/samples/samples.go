@@ -1,0 +1,216 @@
+// Package samples installs, inspects and removes the apps that labs are played on:
+// Bookinfo, httpbin, a client, and a server beyond the mesh. It knows which charts there
+// are and which of their namespaces are in the mesh. It does not know how a chart is
+// installed, nor the mesh itself, whose injector and CRDs must be there before.
+package samples
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/helm"
+	"github.com/ropes-dev/ropes/bootstrap/rollout"
+	"github.com/ropes-dev/ropes/charts"
+)
+
+const (
+	// partLabel marks the namespaces that we made, for Uninstall.
+	partLabel = "ropes.dev/part"
+	part      = "samples"
+)
+
+// Config says where to install.
+type Config struct {
+	Kubeconfig []byte       // self-contained; its current context is the cluster
+	Log        *slog.Logger // what Helm says; nil discards it
+	// Values, by chart, go over those of the chart itself. Nil where there are none.
+	Values map[string]map[string]any
+}
+
+// apps are the samples, each of which is chart, release and namespace of that name.
+func apps() []app {
+	return []app{
+		{name: "bookinfo", injection: "enabled"},
+		{name: "httpbin", injection: "enabled"},
+		{name: "client", injection: "enabled"},
+		{name: "outside", injection: "disabled"},
+	}
+}
+
+type app struct {
+	name      string
+	injection string // of sidecars into the app's namespace: enabled or disabled
+}
+
+func (a app) release(values map[string]map[string]any) (helm.Release, error) {
+	chart, err := fs.Sub(charts.FS, a.name)
+	if err != nil {
+		return helm.Release{}, fmt.Errorf("find chart %s: %w", a.name, err)
+	}
+	return helm.Release{
+		Name:      a.name,
+		Namespace: a.name,
+		Labels:    map[string]string{"istio-injection": a.injection, partLabel: part},
+		Chart:     chart,
+		Values:    values[a.name],
+	}, nil
+}
+
+// Install brings all samples to what cfg asks for and returns once they are rolled out.
+// Where that is so already it asks a few questions and changes nothing. say, which must
+// not be nil, is told what is waited for, by one goroutine at a time.
+//
+// When ctx ends first, the error wraps its cause and names what was not ready and why.
+// What was installed stays.
+func Install(ctx context.Context, cfg Config, say func(string)) error {
+	client, err := helm.New(cfg.Kubeconfig, cfg.Log)
+	if err != nil {
+		return err
+	}
+	told := &chorus{say: say, lines: map[string]string{}}
+	// Every app is heard out: the first to fail is not always the one to blame.
+	errs := make([]error, len(apps()))
+	var group errgroup.Group
+	for i, a := range apps() {
+		group.Go(func() error {
+			rel, err := a.release(cfg.Values)
+			if err == nil {
+				err = client.Install(ctx, rel, func(line string) { told.tell(a.name, line) })
+			}
+			told.tell(a.name, "")
+			errs[i] = err
+			return nil
+		})
+	}
+	_ = group.Wait() // the errors are in errs
+	return errors.Join(errs...)
+}
+
+// Status reports how far the samples' Deployments are. Samples that are not there are not
+// an error: their Deployments are reported as missing.
+func Status(ctx context.Context, cfg Config) ([]rollout.State, error) {
+	var want []rollout.Deployment
+	for _, a := range apps() {
+		rel, err := a.release(cfg.Values)
+		if err != nil {
+			return nil, err
+		}
+		found, err := helm.Deployments(rel)
+		if err != nil {
+			return nil, err
+		}
+		want = append(want, found...)
+	}
+	client, err := kubeClient(cfg.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return rollout.Inspect(ctx, client, want)
+}
+
+// goneInterval is how often namespaces that are going are looked at.
+const goneInterval = 200 * time.Millisecond
+
+// Uninstall removes the samples and the namespaces that Install made, with all that is in
+// them, and returns when they are gone. Samples that are not there are not an error.
+func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
+	releases, err := helm.New(cfg.Kubeconfig, cfg.Log)
+	if err != nil {
+		return err
+	}
+	client, err := kubeClient(cfg.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	for _, a := range slices.Backward(apps()) {
+		say("removing " + a.name)
+		if err := releases.Uninstall(ctx, a.name, a.name); err != nil {
+			return err
+		}
+	}
+	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
+	list, err := client.CoreV1().Namespaces().List(ctx, ours)
+	if err != nil {
+		return fmt.Errorf("list namespaces: %w", err)
+	}
+	for i := range list.Items {
+		if err := client.CoreV1().Namespaces().Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
+		}
+	}
+	return bootstrap.Poll(ctx, goneInterval, func(ctx context.Context) error {
+		list, err := client.CoreV1().Namespaces().List(ctx, ours)
+		if err != nil {
+			return fmt.Errorf("list namespaces: %w", err)
+		}
+		if len(list.Items) == 0 {
+			return nil
+		}
+		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
+	})
+}
+
+func kubeClient(kubeconfig []byte) (kubernetes.Interface, error) {
+	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	return client, nil
+}
+
+// chorus makes one line of what several apps say at once.
+type chorus struct {
+	mu    sync.Mutex
+	say   func(string)
+	lines map[string]string // by app; those with nothing to say are not in it
+	last  string
+}
+
+// tell takes what app says now; nothing if line is empty.
+func (c *chorus) tell(app, line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if line == "" {
+		delete(c.lines, app)
+	} else {
+		c.lines[app] = line
+	}
+	if text := c.text(); text != "" && text != c.last {
+		c.last = text
+		c.say(text)
+	}
+}
+
+// text names apps that say the same together.
+func (c *chorus) text() string {
+	names := map[string][]string{}
+	for app, line := range c.lines {
+		names[line] = append(names[line], app)
+	}
+	parts := make([]string, 0, len(names))
+	for line, apps := range names {
+		slices.Sort(apps)
+		parts = append(parts, strings.Join(apps, ", ")+": "+line)
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
+}
