@@ -61,7 +61,7 @@ func ask(t *testing.T, addr, name string) *dns.Msg {
 	}
 	m := new(dns.Msg)
 	m.SetQuestion(name, dns.TypeA)
-	c := dns.Client{Net: "tcp"}
+	c := dns.Client{Net: "udp"}
 	answer, _, err := c.Exchange(m, net.JoinHostPort("127.0.0.1", port))
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,6 @@ func TestForwards(t *testing.T) {
 	addr := start(t, `.:0 {
     bind 127.0.0.1
     forward . `+upstream+` {
-        force_tcp
         max_concurrent 1000
     }
 }`)
