@@ -1,0 +1,164 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
+)
+
+// socket is one listening socket. Its owner changes as listeners are updated; the socket stays open.
+type socket struct {
+	ln    net.Listener
+	owner atomic.Pointer[Listener]
+}
+
+// bind makes l the owner of the socket at a, opening it when it is new. The caller holds mu.
+func (m *Manager) bind(a netip.AddrPort, l *Listener) error {
+	if s, ok := m.sockets[a]; ok {
+		if o := s.owner.Load(); o != nil && o.Name != l.Name {
+			return fmt.Errorf("address %s is taken by listener %q", a, o.Name)
+		}
+		s.owner.Store(l)
+		return nil
+	}
+	network := "tcp4"
+	if a.Addr().Is6() {
+		network = "tcp6"
+	}
+	cfg := net.ListenConfig{KeepAlive: -1}
+	ln, err := cfg.Listen(m.ctx, network, a.String())
+	if err != nil {
+		return fmt.Errorf("bind %s: %w", a, err)
+	}
+	s := &socket{ln: ln}
+	s.owner.Store(l)
+	m.sockets[a] = s
+	m.wg.Add(1)
+	go m.accept(s)
+	return nil
+}
+
+// unbindUnused closes sockets whose listener is gone or has moved. The caller holds mu.
+func (m *Manager) unbindUnused() {
+	for a, s := range m.sockets {
+		o := s.owner.Load()
+		l := m.active[o.Name]
+		used := l != nil && l.bind
+		if used {
+			used = false
+			for _, x := range l.addrs {
+				used = used || x == a
+			}
+		}
+		if !used {
+			_ = s.ln.Close()
+			delete(m.sockets, a)
+		}
+	}
+}
+
+func (m *Manager) accept(s *socket) {
+	defer m.wg.Done()
+	for {
+		nc, err := s.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of descriptors or the like: wait for some to come free.
+			m.log.Warn("accept", "address", s.ln.Addr(), "err", err)
+			select {
+			case <-m.ctx.Done():
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		m.wg.Add(1)
+		go func() {
+			defer m.wg.Done()
+			stop := context.AfterFunc(m.ctx, func() { _ = nc.Close() })
+			defer stop()
+			m.serve(m.ctx, nc, s.owner.Load())
+		}()
+	}
+}
+
+// Bound returns the address of an open socket for a, which differs from a when a's port is 0.
+func (m *Manager) Bound(a netip.AddrPort) (net.Addr, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.sockets[a]
+	if !ok {
+		return nil, false
+	}
+	return s.ln.Addr(), true
+}
+
+// Drain tells connections to finish: HTTP answers carry "connection: close" or GOAWAY. inboundOnly leaves outbound
+// listeners alone. When graceful, sockets stay open for the drain time; otherwise they close now. Static listeners are
+// left alone.
+func (m *Manager) Drain(inboundOnly, graceful bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range []network.Direction{network.Inbound, network.Outbound, network.Unspecified} {
+		if d == network.Inbound || !inboundOnly {
+			m.draining[d] = true
+		}
+	}
+	for _, l := range m.active {
+		if l.Static || !m.draining[l.Direction] {
+			continue
+		}
+		for _, c := range l.all() {
+			c.drain()
+		}
+	}
+	if !graceful {
+		m.closeSockets(inboundOnly)
+		return
+	}
+	m.wg.Add(1)
+	go func() {
+		defer m.wg.Done()
+		t := time.NewTimer(m.cfg.DrainTime)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-m.ctx.Done():
+			return
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.closeSockets(inboundOnly)
+	}()
+}
+
+func (m *Manager) closeSockets(inboundOnly bool) {
+	for a, s := range m.sockets {
+		o := s.owner.Load()
+		if o.Static || (inboundOnly && o.Direction != network.Inbound) {
+			continue
+		}
+		_ = s.ln.Close()
+		delete(m.sockets, a)
+	}
+}
+
+// Close closes every socket and waits until all connections have ended, which the manager's context brings about.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	m.closed = true
+	for a, s := range m.sockets {
+		_ = s.ln.Close()
+		delete(m.sockets, a)
+	}
+	m.mu.Unlock()
+	m.wg.Wait()
+}

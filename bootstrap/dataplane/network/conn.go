@@ -1,0 +1,206 @@
+// Package network holds what the proxy knows about one downstream connection, and the contract between a listener and
+// the filters on that connection.
+//
+// It knows addresses, TLS state and per-connection facts. It knows no filter and no listener.
+package network
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Direction is a listener's traffic direction.
+type Direction int
+
+// Directions as istiod sets them; gateways use Outbound, static listeners Unspecified.
+const (
+	Unspecified Direction = iota
+	Inbound
+	Outbound
+)
+
+var nextID atomic.Uint64
+
+// Conn is one downstream connection on its way through a filter chain. The embedded net.Conn is what filters read and
+// write: plain bytes, after TLS and after anything that was peeked at.
+type Conn struct {
+	net.Conn
+	ID        uint64
+	Start     time.Time
+	Remote    netip.AddrPort // the peer, after any proxy protocol
+	Direct    netip.AddrPort // the peer of the socket
+	Local     netip.AddrPort // the destination the client meant: restored when the connection was redirected
+	Restored  bool           // Local came from SO_ORIGINAL_DST
+	Direction Direction
+	Listener  string // name of the listener that owns the filter chain
+	Chain     string // name of the filter chain
+	ServerSNI string // server name in the ClientHello
+	Requested []string
+	TLS       *tls.ConnectionState
+	// Draining is closed when the filter chain is going away: finish what is running, take nothing new.
+	Draining <-chan struct{}
+
+	mu       sync.Mutex
+	closers  []func()
+	meta     map[string]map[string]any
+	state    map[string]string
+	peer     any
+	identity identity
+
+	Received, Sent atomic.Uint64 // bytes from and to the client, after TLS
+}
+
+type identity struct {
+	uris, dns []string
+	subject   string
+}
+
+// New wraps nc.
+func New(nc net.Conn) *Conn {
+	c := &Conn{Conn: nc, ID: nextID.Add(1), Start: time.Now()}
+	c.Remote = AddrPort(nc.RemoteAddr())
+	c.Direct = c.Remote
+	c.Local = AddrPort(nc.LocalAddr())
+	return c
+}
+
+// AddrPort converts a TCP address; anything else gives the zero value.
+func AddrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// SetTLS records the state of a finished handshake.
+func (c *Conn) SetTLS(state tls.ConnectionState) {
+	c.TLS = &state
+	if len(state.PeerCertificates) == 0 {
+		return
+	}
+	leaf := state.PeerCertificates[0]
+	id := identity{subject: leaf.Subject.String(), dns: leaf.DNSNames}
+	for _, u := range leaf.URIs {
+		id.uris = append(id.uris, u.String())
+	}
+	c.identity = id
+}
+
+// PeerCertificate returns the client's verified certificate, or nil.
+func (c *Conn) PeerCertificate() *x509.Certificate {
+	if c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return c.TLS.PeerCertificates[0]
+}
+
+// PeerURIs returns the URI SANs of the client's certificate.
+func (c *Conn) PeerURIs() []string { return c.identity.uris }
+
+// PeerDNS returns the DNS SANs of the client's certificate.
+func (c *Conn) PeerDNS() []string { return c.identity.dns }
+
+// PeerSubject returns the client certificate's subject in RFC 2253 form.
+func (c *Conn) PeerSubject() string { return c.identity.subject }
+
+// OnClose registers fn to run when the connection is done, last registered first.
+func (c *Conn) OnClose(fn func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closers = append(c.closers, fn)
+}
+
+// Finish runs the OnClose functions once and closes the connection.
+func (c *Conn) Finish() {
+	c.mu.Lock()
+	fns := c.closers
+	c.closers = nil
+	c.mu.Unlock()
+	for i := len(fns) - 1; i >= 0; i-- {
+		fns[i]()
+	}
+	_ = c.Close()
+}
+
+// SetMetadata sets one value of dynamic metadata.
+func (c *Conn) SetMetadata(filter, key string, v any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.meta == nil {
+		c.meta = map[string]map[string]any{}
+	}
+	if c.meta[filter] == nil {
+		c.meta[filter] = map[string]any{}
+	}
+	c.meta[filter][key] = v
+}
+
+// Metadata looks up dynamic metadata by path.
+func (c *Conn) Metadata(filter string, path []string) (any, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var cur any = c.meta[filter]
+	if c.meta[filter] == nil {
+		return nil, false
+	}
+	for _, p := range path {
+		m, ok := cur.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if cur, ok = m[p]; !ok {
+			return nil, false
+		}
+	}
+	return cur, true
+}
+
+// SetFilterState sets one filter state object by key, in its string form.
+func (c *Conn) SetFilterState(key, value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == nil {
+		c.state = map[string]string{}
+	}
+	c.state[key] = value
+}
+
+// FilterState looks up a filter state object.
+func (c *Conn) FilterState(key string) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, ok := c.state[key]
+	return v, ok
+}
+
+// SetPeer stores what metadata exchange learnt about the client.
+func (c *Conn) SetPeer(p any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peer = p
+}
+
+// Peer returns what SetPeer stored.
+func (c *Conn) Peer() any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.peer
+}
+
+// Filter is a network filter that looks at a connection before the terminal filter gets it.
+type Filter interface {
+	// OnConnection returns an error to refuse the connection; the text names the reason.
+	OnConnection(ctx context.Context, c *Conn) error
+}
+
+// Terminal is the last filter of a chain. Serve returns when the connection is done; the caller closes it.
+type Terminal interface {
+	Serve(ctx context.Context, c *Conn)
+}

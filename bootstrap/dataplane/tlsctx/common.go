@@ -1,0 +1,233 @@
+package tlsctx
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
+)
+
+// Secrets resolves references to secrets.
+type Secrets interface{ Ref(Key) *Ref }
+
+// common is what both directions share.
+type common struct {
+	min, max  uint16
+	ciphers   []uint16
+	alpn      []string
+	certs     []*Ref
+	inline    []*tls.Certificate
+	roots     *Ref    // validation context from SDS
+	static    *Secret // validation context given inline
+	sans      sanMatcher
+	verify    bool // a trusted CA is configured or expected
+	acceptAll bool // ACCEPT_UNTRUSTED
+}
+
+const commonFields = "tls_params tls_certificates tls_certificate_sds_secret_configs alpn_protocols " +
+	"validation_context validation_context_sds_secret_config combined_validation_context"
+
+func compileCommon(c *tlsv3.CommonTlsContext, secrets Secrets) (*common, error) {
+	if err := fields.Check(c, commonFields); err != nil {
+		return nil, err
+	}
+	out := &common{alpn: c.GetAlpnProtocols()}
+	if err := out.setParams(c.GetTlsParams()); err != nil {
+		return nil, err
+	}
+	for _, cert := range c.GetTlsCertificates() {
+		pair, err := keyPair(cert)
+		if err != nil {
+			return nil, fmt.Errorf("tls_certificates: %w", err)
+		}
+		out.inline = append(out.inline, pair)
+	}
+	for _, sds := range c.GetTlsCertificateSdsSecretConfigs() {
+		k, err := secretKey(sds)
+		if err != nil {
+			return nil, err
+		}
+		out.certs = append(out.certs, secrets.Ref(k))
+	}
+	return out, out.setValidation(c, secrets)
+}
+
+func (c *common) setValidation(ctx *tlsv3.CommonTlsContext, secrets Secrets) error {
+	var inline *tlsv3.CertificateValidationContext
+	var sds *tlsv3.SdsSecretConfig
+	switch t := ctx.GetValidationContextType().(type) {
+	case nil:
+		return nil
+	case *tlsv3.CommonTlsContext_ValidationContext:
+		inline = t.ValidationContext
+	case *tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig:
+		sds = t.ValidationContextSdsSecretConfig
+	case *tlsv3.CommonTlsContext_CombinedValidationContext:
+		inline = t.CombinedValidationContext.GetDefaultValidationContext()
+		sds = t.CombinedValidationContext.GetValidationContextSdsSecretConfig()
+	default:
+		return fields.Unsupported(ctx, fmt.Sprintf("validation_context_type (%T)", t), "")
+	}
+	if inline != nil {
+		c.static = &Secret{}
+		if err := c.static.setValidation(inline); err != nil {
+			return err
+		}
+		c.acceptAll = inline.GetTrustChainVerification() == tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+		m, err := compileSANs(inline)
+		if err != nil {
+			return err
+		}
+		c.sans = m
+		c.verify = c.static.Roots != nil
+	}
+	if sds != nil {
+		k, err := secretKey(sds)
+		if err != nil {
+			return err
+		}
+		c.roots = secrets.Ref(k)
+		c.verify = true
+	}
+	return nil
+}
+
+func secretKey(s *tlsv3.SdsSecretConfig) (Key, error) {
+	if s.GetSdsConfig() == nil {
+		return Key{}, fields.Unsupported(s, "sds_config", "a static secret name needs static_resources.secrets")
+	}
+	src, err := ConfigSource(s.GetSdsConfig())
+	return Key{Source: src, Name: s.GetName()}, err
+}
+
+// ConfigSource reads where a resource is to be fetched from: ADS or one gRPC cluster by name.
+func ConfigSource(c *corev3.ConfigSource) (Source, error) {
+	switch t := c.GetConfigSourceSpecifier().(type) {
+	case *corev3.ConfigSource_Ads:
+		return ADS, nil
+	case *corev3.ConfigSource_ApiConfigSource:
+		services := t.ApiConfigSource.GetGrpcServices()
+		if len(services) != 1 || services[0].GetEnvoyGrpc() == nil {
+			return "", fields.Unsupported(t.ApiConfigSource, "grpc_services", "one envoy_grpc service is expected")
+		}
+		return Source(services[0].GetEnvoyGrpc().GetClusterName()), nil
+	default:
+		return "", fields.Unsupported(c, fmt.Sprintf("config_source_specifier (%T)", t), "")
+	}
+}
+
+// refs lists the secrets that must have arrived before the context can work.
+func (c *common) refs() []*Ref {
+	out := append([]*Ref(nil), c.certs...)
+	if c.roots != nil {
+		out = append(out, c.roots)
+	}
+	return out
+}
+
+var (
+	// ErrNoSecret says that a handshake was due before SDS had delivered the secret.
+	ErrNoSecret = errors.New("secret is not supplied by SDS")
+	// ErrPeerIdentity says that the peer's certificate carries no accepted subject alternative name.
+	ErrPeerIdentity = errors.New("verify SAN list: no subject alternative name matches")
+)
+
+func (c *common) certificates() ([]tls.Certificate, error) {
+	out := make([]tls.Certificate, 0, len(c.certs)+len(c.inline))
+	for _, p := range c.inline {
+		out = append(out, *p)
+	}
+	for _, r := range c.certs {
+		s := r.Load()
+		if s == nil || s.Cert == nil {
+			return nil, fmt.Errorf("certificate %q: %w", r.Key.Name, ErrNoSecret)
+		}
+		out = append(out, *s.Cert)
+	}
+	return out, nil
+}
+
+func (c *common) trusted() (*x509.CertPool, error) {
+	if c.roots == nil {
+		return c.static.Roots, nil
+	}
+	s := c.roots.Load()
+	if s == nil || s.Roots == nil {
+		return nil, fmt.Errorf("validation context %q: %w", c.roots.Key.Name, ErrNoSecret)
+	}
+	return s.Roots, nil
+}
+
+// verifyPeer checks the chain against the trusted CAs and the SANs against the matchers; extra, when not nil, must also
+// hold for some SAN.
+func (c *common) verifyPeer(state tls.ConnectionState, extra match.String) error {
+	if !c.verify || len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	leaf := state.PeerCertificates[0]
+	if !c.acceptAll {
+		roots, err := c.trusted()
+		if err != nil {
+			return err
+		}
+		if roots != nil {
+			opts := x509.VerifyOptions{
+				Roots:         roots,
+				Intermediates: x509.NewCertPool(),
+				CurrentTime:   time.Now(),
+				KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+			}
+			for _, ic := range state.PeerCertificates[1:] {
+				opts.Intermediates.AddCert(ic)
+			}
+			if _, err := leaf.Verify(opts); err != nil {
+				return fmt.Errorf("verify peer certificate: %w", err)
+			}
+		}
+	}
+	if c.sans != nil && !c.sans(leaf) {
+		return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
+	}
+	if c.roots != nil {
+		if s := c.roots.Load(); s != nil && s.Extra != nil {
+			m, err := compileSANs(s.Extra)
+			if err != nil {
+				return err
+			}
+			if m != nil && !m(leaf) {
+				return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
+			}
+		}
+	}
+	if extra != nil && !anySAN(leaf, extra) {
+		return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
+	}
+	return nil
+}
+
+func anySAN(c *x509.Certificate, m match.String) bool {
+	for _, u := range c.URIs {
+		if m(u.String()) {
+			return true
+		}
+	}
+	for _, d := range c.DNSNames {
+		if m(d) {
+			return true
+		}
+	}
+	for _, ip := range c.IPAddresses {
+		if m(net.IP.String(ip)) {
+			return true
+		}
+	}
+	return false
+}

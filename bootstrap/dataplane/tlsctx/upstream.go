@@ -1,0 +1,121 @@
+package tlsctx
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
+)
+
+// Client originates TLS for one transport socket of one cluster.
+type Client struct {
+	common *common
+	sni    string
+
+	mu    sync.Mutex
+	from  []*Secret
+	cache tls.ClientSessionCache
+}
+
+// Options vary one handshake.
+type Options struct {
+	ALPN []string // overrides the configured protocols when not empty
+	SNI  string   // used when the context names none (auto_sni)
+	SAN  string   // when set, some SAN must match this host name (auto_san_validation)
+}
+
+// CompileUpstream translates c. Fields that are not honoured are errors.
+func CompileUpstream(c *tlsv3.UpstreamTlsContext, secrets Secrets) (*Client, error) {
+	if err := fields.Check(c, "common_tls_context sni max_session_keys"); err != nil {
+		return nil, err
+	}
+	cc, err := compileCommon(c.GetCommonTlsContext(), secrets)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{common: cc, sni: c.GetSni()}, nil
+}
+
+// Refs lists the secrets that the client needs.
+func (c *Client) Refs() []*Ref { return c.common.refs() }
+
+// SNI returns the configured server name.
+func (c *Client) SNI() string { return c.sni }
+
+// Handshake takes the client's side on conn. On error conn is left open.
+func (c *Client) Handshake(ctx context.Context, conn net.Conn, o Options) (*tls.Conn, error) {
+	certs, err := c.common.certificates()
+	if err != nil {
+		return nil, err
+	}
+	if c.common.roots != nil && c.common.roots.Load() == nil {
+		return nil, fmt.Errorf("validation context %q: %w", c.common.roots.Key.Name, ErrNoSecret)
+	}
+	sni := c.sni
+	if sni == "" {
+		sni = o.SNI
+	}
+	var extra match.String
+	if o.SAN != "" {
+		extra = func(san string) bool { return hostMatches(san, o.SAN) }
+	}
+	cfg := &tls.Config{
+		ServerName: sni,
+		MinVersion: c.common.min,
+		// The chain and the names are checked in VerifyConnection by the context's own rules.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		MaxVersion:         c.common.max,
+		CipherSuites:       c.common.ciphers,
+		NextProtos:         c.common.alpn,
+		ClientSessionCache: c.sessions(),
+		VerifyConnection: func(state tls.ConnectionState) error {
+			return c.common.verifyPeer(state, extra)
+		},
+	}
+	if len(certs) > 0 {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs[0], nil }
+	}
+	if len(o.ALPN) > 0 {
+		cfg.NextProtos = o.ALPN
+	}
+	tc := tls.Client(conn, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return tc, nil
+}
+
+// sessions returns a session cache that belongs to the current secrets: a resumed session carries the old identity.
+func (c *Client) sessions() tls.ClientSessionCache {
+	now := make([]*Secret, 0, 2)
+	for _, r := range c.common.refs() {
+		now = append(now, r.Load())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cache == nil || !slices.Equal(c.from, now) {
+		c.from, c.cache = now, tls.NewLRUClientSessionCache(64)
+	}
+	return c.cache
+}
+
+// hostMatches reports whether a DNS SAN (which may start with "*.") or an exact IP or URI covers host.
+func hostMatches(san, host string) bool {
+	if strings.EqualFold(san, host) {
+		return true
+	}
+	rest, ok := strings.CutPrefix(san, "*.")
+	if !ok {
+		return false
+	}
+	_, parent, ok := strings.Cut(host, ".")
+	return ok && strings.EqualFold(rest, parent)
+}

@@ -1,0 +1,219 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// H1 pools HTTP/1.1 connections. The zero value is not usable; call NewH1.
+type H1 struct {
+	dial   Dial
+	opts   Options
+	mu     sync.Mutex
+	idle   []*h1Conn // most recently used last
+	closed bool
+	sweep  *time.Timer
+}
+
+var _ Pool = (*H1)(nil)
+
+// NewH1 returns an empty pool.
+func NewH1(dial Dial, opts Options) *H1 { return &H1{dial: dial, opts: opts} }
+
+type h1Conn struct {
+	net.Conn
+	pool    *H1
+	br      *bufio.Reader
+	bw      *bufio.Writer
+	since   time.Time // idle since
+	served  uint32
+	onceEnd sync.Once
+}
+
+func (c *h1Conn) end() {
+	c.onceEnd.Do(func() {
+		_ = c.Conn.Close()
+		if c.pool.opts.OnClose != nil {
+			c.pool.opts.OnClose()
+		}
+	})
+}
+
+// Close implements Pool.
+func (p *H1) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.idle {
+		c.end()
+	}
+	p.idle = nil
+	if p.sweep != nil {
+		p.sweep.Stop()
+	}
+}
+
+func (p *H1) take() *h1Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.idle) > 0 {
+		c := p.idle[len(p.idle)-1]
+		p.idle = p.idle[:len(p.idle)-1]
+		if c.br.Buffered() == 0 && quiet(c.Conn) {
+			return c
+		}
+		c.end()
+	}
+	return nil
+}
+
+func (p *H1) put(c *h1Conn) {
+	c.served++
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || (p.opts.MaxRequests > 0 && c.served >= p.opts.MaxRequests) {
+		c.end()
+		return
+	}
+	c.since = time.Now()
+	p.idle = append(p.idle, c)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(p.opts.idle(), p.expire)
+	}
+}
+
+// expire closes connections that were idle too long; the oldest stand first.
+func (p *H1) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweep = nil
+	n := 0
+	for n < len(p.idle) && time.Since(p.idle[n].since) >= p.opts.idle() {
+		p.idle[n].end()
+		n++
+	}
+	p.idle = append([]*h1Conn(nil), p.idle[n:]...)
+	if len(p.idle) > 0 && !p.closed {
+		p.sweep = time.AfterFunc(max(p.opts.idle()-time.Since(p.idle[0].since), time.Millisecond), p.expire)
+	}
+}
+
+func (p *H1) connect(ctx context.Context) (*h1Conn, error) {
+	nc, err := p.dial(ctx)
+	if err != nil {
+		return nil, failed(ctx, Connecting, err)
+	}
+	if p.opts.OnConnect != nil {
+		p.opts.OnConnect()
+	}
+	return &h1Conn{Conn: nc, pool: p, br: bufio.NewReaderSize(nc, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10)}, nil
+}
+
+// RoundTrip implements Pool.
+func (p *H1) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if c := p.take(); c != nil {
+		body := &countedBody{ReadCloser: req.Body}
+		if req.Body != nil && req.Body != http.NoBody {
+			req.Body = body
+		}
+		resp, err := p.exchange(ctx, c, req)
+		// The peer may have closed an idle connection just as it was taken: nothing was answered, try a fresh one.
+		if !errors.Is(err, errStale) || body.touched() || ctx.Err() != nil {
+			return resp, unstale(err)
+		}
+	}
+	c, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := p.exchange(ctx, c, req)
+	return resp, unstale(err)
+}
+
+var errStale = errors.New("connection closed before the response began")
+
+func unstale(err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{BeforeResponse, err}
+}
+
+// exchange writes req on c and reads the response head. On error c is closed.
+func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.Response, error) {
+	trace(ctx, c.Conn)
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	written := writeAsync(c, req)
+	resp, err := c.readResponse(req)
+	if err != nil {
+		stop()
+		c.end()
+		if ctx.Err() != nil {
+			return nil, failed(ctx, BeforeResponse, err)
+		}
+		if c.served > 0 && isClosed(err) {
+			return nil, fmt.Errorf("%w: %w", errStale, err)
+		}
+		return nil, failed(ctx, BeforeResponse, err)
+	}
+	b := &h1Body{src: resp.Body, conn: c, written: written, stop: stop, keep: !resp.Close && !req.Close, ctx: ctx}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &upgraded{h1Body: b}
+		return resp, nil
+	}
+	resp.Body = b
+	if resp.ContentLength == 0 || b.src == http.NoBody || req.Method == http.MethodHead {
+		b.finish(true)
+	}
+	return resp, nil
+}
+
+// readResponse skips interim responses.
+func (c *h1Conn) readResponse(req *http.Request) (*http.Response, error) {
+	for range 16 {
+		resp, err := http.ReadResponse(c.br, req)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, nil
+		}
+	}
+	return nil, errors.New("too many interim responses")
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || isReset(err)
+}
+
+// countedBody remembers whether anything was read.
+type countedBody struct {
+	io.ReadCloser
+	mu   sync.Mutex
+	read bool
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	b.read = true
+	b.mu.Unlock()
+	return b.ReadCloser.Read(p)
+}
+
+func (b *countedBody) touched() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.read
+}
