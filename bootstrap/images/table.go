@@ -36,12 +36,15 @@ const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 // istioUser runs the mesh's programs; sidecar redirection exempts this user.
 const istioUser = 1337
 
-// appNames are the names that ropes-app goes by in ropes.local/app.
-var appNames = []string{
-	"productpage", "details", "reviews", "ratings", "httpbin", "outside", "serve",
-	"curl", "dig", "nc", "sh",
-	"cat", "date", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mkdir", "ps",
-	"rm", "sha256sum", "sleep", "tail", "touch", "true", "wc",
+// AppNames are the names that ropes-app goes by in ropes.local/app, each a symbolic link
+// in /usr/bin. A test of cmd/ropes-app compares them with what the program knows.
+func AppNames() []string {
+	return []string{
+		"productpage", "details", "reviews", "ratings", "httpbin", "outside", "serve",
+		"curl", "dig", "nc", "sh",
+		"cat", "chmod", "cp", "cut", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mv",
+		"ps", "rm", "seq", "sha256sum", "sleep", "sort", "tail", "tee", "touch", "tr", "true", "uniq", "wc",
+	}
 }
 
 // recipe says what an image is made of.
@@ -162,7 +165,7 @@ func links(name string, targets map[string]string) layerSpec {
 
 func appLinks() layerSpec {
 	targets := map[string]string{"bin": "usr/bin"}
-	for _, name := range appNames {
+	for _, name := range AppNames() {
 		targets["usr/bin/"+name] = "/usr/local/bin/ropes-app"
 	}
 	return links("app", targets)

@@ -40,6 +40,8 @@
 //	ENABLE_RATINGS, STAR_COLOR  override what reviews takes from SERVICE_VERSION
 //	HOSTNAME             the pod's name in reviews' answer ("podname"); CLUSTER_NAME is its "clustername"
 //
+// productpage waits 3 s for each service and asks reviews twice; reviews waits 10 s for ratings as v2 and 2.5 s as v3.
+//
 // Request headers handed on from hop to hop: end-user, user-agent, cookie, authorization, jwt, and those of
 // tracing (x-request-id, x-b3-*, b3, traceparent, tracestate, x-cloud-trace-context,
 // grpc-trace-bin, x-ot-span-context, x-datadog-*, sw8). The signed-in user is in the cookie `session` and travels as
@@ -56,24 +58,28 @@
 // # Toolbox
 //
 //	curl dig nc sh                                        (see below)
-//	cat date echo env false grep head hostname id ls mkdir ps rm sha256sum sleep tail touch true wc
+//	cat chmod cp cut date df echo env false grep head hostname id kill ls mkdir mv ps rm seq sha256sum sleep sort tail
+//	tee touch tr true uniq wc
 //
 // They take the common POSIX flags; an unknown flag is a usage error, status 2. `sleep` takes 10, 1.5, 10s, 2m, 1h, 1d and infinity.
 //
-// curl knows: -s -S -v -i -I -o -O -w -H -X -d --data-raw --data-binary --data-urlencode -G --json -F (name=value) -k --cacert --cert --key
-// --resolve --connect-to --connect-timeout -m/--max-time -L --max-redirs -u -A -e -b -c (no) -x (no) --http1.1 --http2 --http2-prior-knowledge
+// curl knows: -s -S -v -i -I -o -O -D -w -H -X -d --data-raw --data-binary --data-urlencode -G --json -F -T -r -k --cacert --cert --key --resolve
+// --connect-to --connect-timeout -m/--max-time -L --max-redirs -u --oauth2-bearer -A -e -b (NAME=VALUE) --http1.1 --http2 --http2-prior-knowledge
 // --tls-max --tlsv1.2 --tlsv1.3 -f --fail-with-body --retry --retry-delay --retry-all-errors --retry-connrefused --compressed --path-as-is
-// -4 -6 -N --unix-socket --interface (no). Those marked (no) are refused by name with status 2. Schemes http, https and telnet (raw TCP).
+// -4 -6 -N -V --unix-socket --url. All others are refused by name with status 2. Schemes http, https and telnet (raw TCP).
 // -w variables: http_code response_code http_version num_connects num_redirects redirect_url remote_ip remote_port local_ip local_port
 // size_download size_upload time_total time_connect time_appconnect time_namelookup time_pretransfer time_starttransfer url url_effective
-// method scheme content_type ssl_verify_result exitcode errormsg header{NAME} and header_json; escapes \n \t \r.
-// Exit codes are curl's: 2 3 5 6 7 22 23 26 28 35 47 52 56 58 60 77 92.
+// method scheme content_type num_headers ssl_verify_result exitcode errormsg header_json stdout stderr, and %header{NAME}; escapes \n \t \r.
+// There is no progress meter. HTTP/1 heads are shown as they came (order, letter case); HTTP/2's in lower case, sorted.
+// Exit codes are curl's: 1 2 3 6 7 16 18 22 23 26 28 35 47 52 55 56 58 60 77 92.
 //
 // dig knows: @server -t -p -x -4 -6 -f (no), names and types in any order, +short +search +nosearch +tcp +time= +tries= +retry= +noall +answer
 // +stats +comments +question +authority +additional +ndots= +domain= +nocomments etc. Exit codes: 0 an answer came (also NXDOMAIN), 1 usage, 9 no server answered, 10 internal.
 //
-// nc knows: -z -v -w SECONDS -l -p -u -n -k -4 -6 -N -q SECONDS -U. Exit codes: 0, 1 (could not connect, timeout), 2 usage.
+// nc knows: -z -v -w SECONDS -l -p -u -n -k -4 -6 -N -q SECONDS -U. The end of its input always closes the sending half, as -N asks for. Exit codes: 0, 1 (could not connect, timeout), 2 usage.
 //
 // sh is mvdan.cc/sh: POSIX sh (and most of bash's words), `sh -c SCRIPT [NAME ARGS...]`, `sh FILE [ARGS...]`, script on stdin, or
-// interactive with a prompt when stdin is a terminal. -e -u -x -i are known. Toolbox words run inside the shell's own process. No job control.
+// interactive with editing and history when stdin is a terminal. -e -u -x -n -f -a -o OPTION -i are known. Toolbox words run inside the shell's
+// own process. No job control: `&` and `wait` work, but $! is not a process number, and what runs in the background ends with the shell. trap
+// knows EXIT and ERR only; umask and ulimit are refused by name. There is no sed, awk or xargs.
 package main
