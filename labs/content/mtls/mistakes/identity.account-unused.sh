@@ -1,0 +1,1 @@
+kubectl -n mtls-app create serviceaccount shopper

@@ -1,0 +1,1 @@
+kubectl -n mtls-app set serviceaccount deployment client shopper

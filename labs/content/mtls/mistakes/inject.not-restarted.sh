@@ -1,0 +1,1 @@
+kubectl label --overwrite namespace mtls-app istio-injection=enabled

@@ -1,0 +1,2 @@
+kubectl label --overwrite namespace mtls-app istio-injection=true
+kubectl -n mtls-app rollout restart deployment

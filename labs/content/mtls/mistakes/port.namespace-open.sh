@@ -1,0 +1,1 @@
+kubectl -n mtls-app patch peerauthentication default --type merge -p '{"spec":{"mtls":{"mode":"PERMISSIVE"}}}'

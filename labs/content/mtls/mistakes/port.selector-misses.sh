@@ -1,0 +1,10 @@
+kubectl apply -f - <<'YAML'
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: metrics, namespace: mtls-app}
+spec:
+  selector: {matchLabels: {app: metrics}}
+  mtls: {mode: STRICT}
+  portLevelMtls:
+    9090: {mode: PERMISSIVE}
+YAML

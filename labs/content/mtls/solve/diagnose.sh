@@ -1,0 +1,1 @@
+kubectl -n mtls-app delete destinationrule billing --ignore-not-found

@@ -1,0 +1,2 @@
+kubectl create namespace team-a
+kubectl label namespace team-a team=a

@@ -1,0 +1,25 @@
+kubectl apply -f - <<'YAML'
+apiVersion: v1
+kind: LimitRange
+metadata: {name: defaults, namespace: team-a}
+spec:
+  limits:
+    - type: Container
+      max: {cpu: 300m, memory: 128Mi}
+YAML
+kubectl apply -f - <<'YAML'
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: report, namespace: team-a, labels: {app: report}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: report}}
+  template:
+    metadata: {labels: {app: report}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: report
+          image: ropes.local/app:v1
+          args: [sleep, infinity]
+YAML

@@ -1,0 +1,4 @@
+pv=$(kubectl -n storage get pvc ledger -o jsonpath='{.spec.volumeName}')
+kubectl patch pv "$pv" -p '{"metadata":{"labels":{"ropes.dev/lab":"storage"}},"spec":{"persistentVolumeReclaimPolicy":"Retain"}}'
+kubectl -n storage delete pod/clerk pvc/ledger
+kubectl -n storage delete pod/first pod/second pvc/single --ignore-not-found
