@@ -46,8 +46,8 @@ func (c *Check) names() []string {
 	return slices.Compact(names)
 }
 
-// live tells whether the verdict can change without an API event.
-func (c *Check) live() bool {
+// Live tells whether the verdict can change without an API event.
+func (c *Check) Live() bool {
 	return slices.ContainsFunc(c.names(), func(name string) bool {
 		p, ok := c.Probes[name]
 		return ok && p.Live()

@@ -34,7 +34,7 @@ func (r *Runner) Watch(ctx context.Context, step string, cs []Check, obs Observe
 			watches[k] = append(watches[k], listener{ref, changed})
 		}
 		s := objectSchedule
-		if c.live() {
+		if c.Live() {
 			s = probeSchedule
 		}
 		wg.Go(func() {

@@ -4,7 +4,6 @@
 package session
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -19,18 +18,18 @@ type Options struct {
 	Kubeconfig []byte // its current context is the cluster; may be empty for methods that read progress only
 	StateDir   string // where progress lies; empty is DefaultStateDir()
 	Labs       labs.Catalog
+	Adopt      bool         // the cluster is ropes' own: what a lab's namespaces hold without a record is left-over, not somebody's work
 	Log        *slog.Logger // nil discards
 	Observer   Observer     // nil discards
 }
 
 // The errors that callers tell apart with errors.Is.
 var (
-	ErrNoLab      = errors.New("no lab is started")      // Check, Hint, ... before Start
-	ErrUnknown    = errors.New("no such lab or step")    // the message lists the known ones
-	ErrOtherLab   = errors.New("another lab is started") // Start while a lab is under way; reset it or pass Switch
-	ErrForeign    = errors.New("namespace is in use")    // an owned namespace was there before the lab
-	ErrNeed       = errors.New("cluster lacks")          // a lab's need is not there
-	ErrCluster    = errors.New("cluster unreachable")    // no verdict and no reset without it
+	ErrNoLab      = errors.New("no lab is started")   // Check, Hint, ... before Start
+	ErrUnknown    = errors.New("no such lab or step") // the message lists the known ones
+	ErrForeign    = errors.New("namespace is in use") // an owned namespace was there before the lab
+	ErrNeed       = errors.New("the cluster lacks")   // a lab's need is not there
+	ErrCluster    = errors.New("cluster unreachable") // no verdict and no reset without it
 	ErrNotAtRest  = errors.New("objects differ from the baseline")
 	ErrNoSnapshot = errors.New("no baseline recorded")
 )
@@ -114,29 +113,15 @@ type StepProgress struct {
 	Hints int        `json:"hints"` // tiers shown
 }
 
+// IsMet tells whether a step was met.
+func (lp *LabProgress) IsMet(step string) bool {
+	return lp != nil && lp.Steps[step] != nil && lp.Steps[step].Met != nil
+}
+
 // Hint is one tier of a step's hints.
 type Hint struct {
 	Step string `json:"step"`
 	Tier int    `json:"tier"` // from 1
 	Of   int    `json:"of"`
 	Text string `json:"text"`
-}
-
-// API is what Session offers; Open returns the implementation. A step given as "" is the current one.
-type API interface {
-	// Progress reads what is stored; it needs no cluster.
-	Progress() (Progress, error)
-	// Current returns the current lab and step; ErrNoLab before Start, a nil step when all are met.
-	Current() (*labs.Lab, *labs.Step, error)
-	// Start applies the lab's baseline, records it and makes its first step current. A lab
-	// that is already started is made the current one again and nothing is applied.
-	Start(ctx context.Context, lab string) error
-	// Check grades the step now. When the current step is met, the next becomes current.
-	Check(ctx context.Context, step string) ([]checks.Verdict, error)
-	// Watch grades the current step live, through all steps, until ctx ends (nil) or the lab is met (nil).
-	Watch(ctx context.Context) error
-	// Hint reveals the next tier, again the last one when all were shown.
-	Hint(step string) (Hint, error)
-	// Reset brings step, lab or cluster back to its recorded baseline and proves it.
-	Reset(ctx context.Context, scope Scope) (ResetReport, error)
 }
