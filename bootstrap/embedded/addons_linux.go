@@ -1,5 +1,21 @@
 package embedded
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"os"
 
-func (u *up) addOns(ctx context.Context, say func(string)) error { return nil }
+	"github.com/ropes-dev/ropes/bootstrap/embedded/addons"
+)
+
+// addOns applies what a bare kubeadm cluster lacks: storage, network policy, metrics.
+func (u *up) addOns(ctx context.Context, say func(string)) error {
+	kubeconfig, err := os.ReadFile(u.dir.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	if err := addons.Apply(ctx, kubeconfig, say); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	return addons.Wait(ctx, kubeconfig, say)
+}

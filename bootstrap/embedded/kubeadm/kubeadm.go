@@ -25,6 +25,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/constants"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/addons/dns"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/addons/proxy"
+	bootstrapnode "k8s.io/kubernetes/cmd/kubeadm/app/phases/bootstraptoken/node"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/certs"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/controlplane"
 	"k8s.io/kubernetes/cmd/kubeadm/app/phases/etcd"
@@ -256,6 +257,9 @@ func Addons(ctx context.Context, c *state.Config, client clientset.Interface) er
 	}
 	if err := ensureAdmins(ctx, client); err != nil {
 		return err
+	}
+	if err := bootstrapnode.AllowAPIServerToAccessKubeletAPI(client); err != nil {
+		return fmt.Errorf("let the API server reach the kubelets: %w", err)
 	}
 	if err := uploadconfig.UploadConfiguration(cfg, client); err != nil {
 		return fmt.Errorf("upload kubeadm configuration: %w", err)

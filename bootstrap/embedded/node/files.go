@@ -36,7 +36,6 @@ state = "/run/containerd"
     SystemdCgroup = false
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = %q
-  max_concurrent_downloads = 8
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = %q
   [plugins."io.containerd.cri.v1.images".registry]

@@ -81,6 +81,10 @@ func endNode(p *os.Process) {
 // cgroup, plugs it into the bridge and lets it go.
 func (s *supervisor) startNode(i int, n state.Node, hs []cgroup.Hierarchy) (_ *exec.Cmd, err error) {
 	group := path.Join(state.CgroupOf(s.cfg.Name), n.Name)
+	// What a killed node leaves there, kubelet would take for running containers.
+	if err := cgroup.Remove(hs, group); err != nil {
+		return nil, err
+	}
 	if err := cgroup.Create(hs, group); err != nil {
 		return nil, err
 	}
