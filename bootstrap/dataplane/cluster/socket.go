@@ -84,3 +84,15 @@ func (c *Cluster) socketFor(m *corev3.Metadata) (*socket, error) {
 	}
 	return c.plainDefault, nil
 }
+
+// Identity returns the first URI SAN of the certificate that connections to e show, or "".
+func (c *Cluster) Identity(e *Endpoint) string {
+	if e.socket.tls == nil {
+		return ""
+	}
+	leaf := e.socket.tls.Leaf()
+	if leaf == nil || len(leaf.URIs) == 0 {
+		return ""
+	}
+	return leaf.URIs[0].String()
+}

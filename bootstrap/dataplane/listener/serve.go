@@ -105,6 +105,7 @@ func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.
 		conn.Conn = tc
 		c.mu.Unlock()
 		conn.SetTLS(tc.ConnectionState())
+		conn.SetLocalCertificate(c.tls.Leaf())
 	}
 	for _, f := range c.filters {
 		if err := f.OnConnection(ctx, conn); err != nil {

@@ -51,6 +51,7 @@ type Conn struct {
 	meta     map[string]map[string]any
 	state    map[string]string
 	peer     any
+	result   any
 	identity identity
 
 	Received, Sent atomic.Uint64 // bytes from and to the client, after TLS
@@ -59,6 +60,8 @@ type Conn struct {
 type identity struct {
 	uris, dns []string
 	subject   string
+	local     *x509.Certificate
+	localURIs []string
 }
 
 // New wraps nc.
@@ -86,11 +89,10 @@ func (c *Conn) SetTLS(state tls.ConnectionState) {
 		return
 	}
 	leaf := state.PeerCertificates[0]
-	id := identity{subject: leaf.Subject.String(), dns: leaf.DNSNames}
+	c.identity.subject, c.identity.dns = leaf.Subject.String(), leaf.DNSNames
 	for _, u := range leaf.URIs {
-		id.uris = append(id.uris, u.String())
+		c.identity.uris = append(c.identity.uris, u.String())
 	}
-	c.identity = id
 }
 
 // PeerCertificate returns the client's verified certificate, or nil.
@@ -100,6 +102,23 @@ func (c *Conn) PeerCertificate() *x509.Certificate {
 	}
 	return c.TLS.PeerCertificates[0]
 }
+
+// SetLocalCertificate records the certificate that was shown to the client.
+func (c *Conn) SetLocalCertificate(cert *x509.Certificate) {
+	if cert == nil {
+		return
+	}
+	c.identity.local = cert
+	for _, u := range cert.URIs {
+		c.identity.localURIs = append(c.identity.localURIs, u.String())
+	}
+}
+
+// LocalCertificate returns the certificate that was shown to the client, or nil.
+func (c *Conn) LocalCertificate() *x509.Certificate { return c.identity.local }
+
+// LocalURIs returns the URI SANs of the certificate that was shown to the client.
+func (c *Conn) LocalURIs() []string { return c.identity.localURIs }
 
 // PeerURIs returns the URI SANs of the client's certificate.
 func (c *Conn) PeerURIs() []string { return c.identity.uris }
@@ -192,6 +211,20 @@ func (c *Conn) Peer() any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.peer
+}
+
+// SetResult stores what the terminal filter has to tell filters that run when the connection ends.
+func (c *Conn) SetResult(r any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.result = r
+}
+
+// Result returns what SetResult stored.
+func (c *Conn) Result() any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.result
 }
 
 // Filter is a network filter that looks at a connection before the terminal filter gets it.

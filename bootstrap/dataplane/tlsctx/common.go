@@ -231,3 +231,15 @@ func anySAN(c *x509.Certificate, m match.String) bool {
 	}
 	return false
 }
+
+func (c *common) leaf() *x509.Certificate {
+	for _, p := range c.inline {
+		return p.Leaf
+	}
+	for _, r := range c.certs {
+		if s := r.Load(); s != nil && s.Cert != nil {
+			return s.Cert.Leaf
+		}
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package tlsctx
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"slices"
@@ -132,3 +133,6 @@ func (s *Server) current() []*Secret {
 	}
 	return out
 }
+
+// Leaf returns the first of the server's current certificates, parsed, or nil.
+func (s *Server) Leaf() *x509.Certificate { return s.common.leaf() }

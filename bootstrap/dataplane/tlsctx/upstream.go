@@ -3,6 +3,7 @@ package tlsctx
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"slices"
@@ -119,3 +120,6 @@ func hostMatches(san, host string) bool {
 	_, parent, ok := strings.Cut(host, ".")
 	return ok && strings.EqualFold(rest, parent)
 }
+
+// Leaf returns the client's current certificate, parsed, or nil.
+func (c *Client) Leaf() *x509.Certificate { return c.common.leaf() }

@@ -1,0 +1,160 @@
+package hcm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
+)
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// deliver sends an upstream response to the client.
+func (s *Stream) deliver(resp *http.Response) {
+	defer func() { _ = resp.Body.Close() }()
+	s.upDone = time.Now()
+	s.details = "via_upstream"
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		s.tunnel(resp)
+		return
+	}
+	h := resp.Header
+	for n := range h {
+		if upstream.IsHop(n) {
+			delete(h, n)
+		}
+	}
+	if !s.noHeaders {
+		ms := s.upDone.Sub(s.upStart).Milliseconds()
+		h["X-Envoy-Upstream-Service-Time"] = []string{strconv.FormatInt(ms, 10)}
+	}
+	if s.route.vhost.attemptResp {
+		h["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(s.attempts)}
+	}
+	s.writeHead(resp.StatusCode, h, resp.ContentLength, true)
+	if err := s.copyBody(resp); err != nil {
+		s.brokenResponse(err)
+		return
+	}
+	if len(resp.Trailer) > 0 {
+		s.respTrailer = resp.Trailer
+		dst := s.w.Header()
+		for k, v := range resp.Trailer {
+			dst[http.TrailerPrefix+k] = v
+		}
+	}
+	s.cluster.Stats.Success.Inc()
+}
+
+type upstreamError struct{ error }
+
+// copyBody streams the body, flushing whenever the upstream has paused.
+func (s *Stream) copyBody(resp *http.Response) error {
+	if s.req.Method == http.MethodHead {
+		return nil
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	flusher, _ := s.w.(http.Flusher)
+	if resp.ContentLength < 0 && flusher != nil {
+		flusher.Flush() // streams show their head at once
+	}
+	for {
+		n, err := resp.Body.Read(*buf)
+		if n > 0 {
+			if _, werr := s.w.Write((*buf)[:n]); werr != nil {
+				return werr
+			}
+			s.sent += uint64(n)
+			if flusher != nil && (resp.ContentLength < 0 || int64(s.sent) < resp.ContentLength) {
+				flusher.Flush()
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return upstreamError{err}
+		}
+	}
+}
+
+// brokenResponse marks a response that ended too early and makes the client see that.
+func (s *Stream) brokenResponse(err error) {
+	var up upstreamError
+	cause := context.Cause(s.ctx)
+	switch {
+	case errors.Is(cause, errTimeout):
+		s.flags |= accesslog.UpstreamRequestTimeout
+		s.details = "response_timeout"
+	case errors.Is(cause, errMaxStream):
+		s.flags |= accesslog.UpstreamMaxStreamDurationReached
+		s.details = "upstream_max_stream_duration_reached"
+	case errors.As(err, &up) && cause == nil:
+		s.flags |= accesslog.UpstreamConnectionTermination
+		s.details = "upstream_reset_after_response_started{connection_termination}"
+	default:
+		s.flags |= accesslog.DownstreamConnectionTermination
+		s.details = "downstream_remote_disconnect"
+		s.m.stats.reset.Inc()
+	}
+	if a, ok := s.w.(interface{ abort() }); ok {
+		a.abort()
+		return
+	}
+	s.finishAborted()
+}
+
+// finishAborted resets an HTTP/2 stream; the server takes this panic as the sign for it.
+func (s *Stream) finishAborted() {
+	panic(http.ErrAbortHandler)
+}
+
+// tunnel joins client and upstream after 101 Switching Protocols.
+func (s *Stream) tunnel(resp *http.Response) {
+	up, ok := resp.Body.(io.ReadWriteCloser)
+	hj, can := s.w.(interface {
+		hijack(status int, h http.Header) (io.ReadWriteCloser, error)
+	})
+	if !ok || !can {
+		s.answer(&reply{status: http.StatusBadGateway, details: "upgrade_failed", flags: accesslog.UpstreamProtocolError})
+		return
+	}
+	s.status, s.respHeader = resp.StatusCode, resp.Header
+	for i := len(s.m.filters) - 1; i >= 0; i-- {
+		if f := s.m.filters[i].response; f != nil {
+			f(s, resp.StatusCode, resp.Header)
+		}
+	}
+	down, err := hj.hijack(resp.StatusCode, resp.Header)
+	if err != nil {
+		s.flags |= accesslog.DownstreamConnectionTermination
+		return
+	}
+	stop := context.AfterFunc(s.ctx, func() { _ = down.Close(); _ = up.Close() })
+	defer stop()
+	done := make(chan uint64, 1)
+	go func() {
+		n, _ := io.Copy(up, down)
+		closeWrite(up)
+		done <- uint64(n)
+	}()
+	n, _ := io.Copy(down, up)
+	s.sent += uint64(n)
+	closeWrite(down)
+	_ = down.Close()
+	_ = up.Close()
+	s.received.n.Add(<-done)
+}
+
+func closeWrite(c any) {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = cw.CloseWrite()
+	}
+}

@@ -1,0 +1,156 @@
+package hcm
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
+)
+
+// Stream is one request with its response on the way through the filters.
+type Stream struct {
+	m    *Manager
+	conn *network.Conn
+	w    http.ResponseWriter
+	req  *http.Request
+	ctx  context.Context
+	stop context.CancelCauseFunc
+
+	start     time.Time
+	authority string // :authority as it goes upstream
+	path      string // :path with query
+	original  string // :path before rewriting, when it was
+	scheme    string
+	remote    netip.AddrPort // the client, after x-forwarded-for
+	edge      bool
+
+	table    *RouteTable
+	route    *route
+	weighted *weightedCluster
+	cluster  *cluster.Cluster
+	clusterN string
+	host     *cluster.Endpoint
+	alpn     []string
+	trace    upstream.Trace
+	attempts int
+
+	downPeer, upPeer *peer.Info
+	metadata         map[string]map[string]any
+
+	status        int
+	sent          uint64
+	received      countingBody
+	respHeader    http.Header
+	respTrailer   http.Header
+	flags         accesslog.Flags
+	details       string
+	failure       string // upstream transport failure
+	upStart       time.Time
+	upDone        time.Time
+	end           time.Time
+	wroteHeader   bool
+	cachedEntry   *accesslog.Entry
+	grpc          bool
+	noHeaders     bool // suppress x-envoy headers
+	retriesEnded  bool
+	requestLength int64
+}
+
+// reply is a response made here instead of upstream.
+type reply struct {
+	status  int
+	body    string
+	header  http.Header
+	flags   accesslog.Flags
+	details string
+}
+
+// headerValues gives all values of a header or pseudo-header, for matchers. The name is lower case.
+func (s *Stream) headerValues(name string) []string {
+	switch name {
+	case ":path":
+		return []string{s.path}
+	case ":authority", "host":
+		return []string{s.authority}
+	case ":method":
+		return []string{s.req.Method}
+	case ":scheme":
+		return []string{s.scheme}
+	}
+	return s.req.Header[http.CanonicalHeaderKey(name)]
+}
+
+// The methods below let access rules look at the request (rbac.Request).
+
+// Header implements rbac.Request.
+func (s *Stream) Header(name string) []string { return s.headerValues(name) }
+
+// Path implements rbac.Request.
+func (s *Stream) Path() string { return s.path }
+
+// SourceIP implements rbac.Request.
+func (s *Stream) SourceIP() netip.Addr { return s.conn.Direct.Addr() }
+
+// RemoteIP implements rbac.Request.
+func (s *Stream) RemoteIP() netip.Addr { return s.remote.Addr() }
+
+// DestinationIP implements rbac.Request.
+func (s *Stream) DestinationIP() netip.Addr { return s.conn.Local.Addr() }
+
+// DestinationPort implements rbac.Request.
+func (s *Stream) DestinationPort() uint32 { return uint32(s.conn.Local.Port()) }
+
+// PeerURISANs implements rbac.Request.
+func (s *Stream) PeerURISANs() []string { return s.conn.PeerURIs() }
+
+// PeerDNSSANs implements rbac.Request.
+func (s *Stream) PeerDNSSANs() []string { return s.conn.PeerDNS() }
+
+// PeerSubject implements rbac.Request.
+func (s *Stream) PeerSubject() string { return s.conn.PeerSubject() }
+
+// Authenticated implements rbac.Request.
+func (s *Stream) Authenticated() bool { return s.conn.TLS != nil }
+
+// RequestedServerName implements rbac.Request.
+func (s *Stream) RequestedServerName() string { return s.conn.ServerSNI }
+
+// Metadata implements rbac.Request.
+func (s *Stream) Metadata(filter string, path []string) (any, bool) {
+	if m, ok := s.metadata[filter]; ok {
+		var cur any = m
+		for _, p := range path {
+			mm, ok := cur.(map[string]any)
+			if !ok {
+				return nil, false
+			}
+			if cur, ok = mm[p]; !ok {
+				return nil, false
+			}
+		}
+		return cur, true
+	}
+	return s.conn.Metadata(filter, path)
+}
+
+// FilterState implements rbac.Request.
+func (s *Stream) FilterState(key string) (string, bool) { return s.conn.FilterState(key) }
+
+func (s *Stream) setMetadata(filter, key string, v any) {
+	if s.metadata == nil {
+		s.metadata = map[string]map[string]any{}
+	}
+	if s.metadata[filter] == nil {
+		s.metadata[filter] = map[string]any{}
+	}
+	s.metadata[filter][key] = v
+}
+
+func lowerASCII(s string) string { return strings.ToLower(s) }
