@@ -30,7 +30,7 @@ func (s *Session) begin(ctx context.Context, r *checks.Runner, lab *labs.Lab) er
 	if err := needs(ctx, r.Cluster, lab); err != nil {
 		return err
 	}
-	iv := inventorist{r.Cluster, lab}
+	iv := s.inventorist(r, lab)
 	if err := s.vacate(ctx, iv); err != nil {
 		return err
 	}

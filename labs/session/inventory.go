@@ -57,6 +57,7 @@ type inventory struct {
 type inventorist struct {
 	cluster *checks.Cluster
 	lab     *labs.Lab
+	own     bool // the cluster is ropes' own, with one API server
 }
 
 // take lists all listable and deletable kinds in the lab's namespaces, and the lab's
@@ -194,8 +195,10 @@ func owns(o labs.Owned, u *unstructured.Unstructured) (bool, error) {
 
 // resource is a kind that can be listed and deleted.
 type resource struct {
-	gvr  schema.GroupVersionResource
-	kind string
+	gvr        schema.GroupVersionResource
+	kind       string
+	namespaced bool
+	creatable  bool
 }
 
 var namespacesGVR = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -214,9 +217,29 @@ var passedOver = map[schema.GroupResource]bool{
 	{Group: "storage.k8s.io", Resource: "volumeattachments"}: true,
 }
 
-// kinds asks the API server for its kinds afresh: a lab may bring its own.
+// kinds are what an inventory lists. It asks the API server afresh: a lab may bring its own.
 func (iv inventorist) kinds() (namespaced, global []resource, err error) {
 	iv.cluster.Discovery.Invalidate()
+	all, err := iv.discover()
+	for _, r := range all {
+		switch {
+		case passedOver[r.gvr.GroupResource()] || !r.creatable:
+		case r.namespaced:
+			namespaced = append(namespaced, r)
+		default:
+			global = append(global, r)
+		}
+	}
+	return namespaced, global, err
+}
+
+// everyNamespaced is all that can be found and deleted in a namespace.
+func (iv inventorist) everyNamespaced() ([]resource, error) {
+	all, err := iv.discover()
+	return slices.DeleteFunc(all, func(r resource) bool { return !r.namespaced }), err
+}
+
+func (iv inventorist) discover() ([]resource, error) {
 	lists, err := iv.cluster.Discovery.ServerPreferredResources()
 	var partial *discovery.ErrGroupDiscoveryFailed
 	if errors.As(err, &partial) {
@@ -230,30 +253,25 @@ func (iv inventorist) kinds() (namespaced, global []resource, err error) {
 		}
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("discover kinds: %w", err)
+		return nil, fmt.Errorf("discover kinds: %w", err)
 	}
+	var out []resource
 	for _, l := range lists {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
 		if err != nil {
-			return nil, nil, fmt.Errorf("discover kinds: %w", err)
+			return nil, fmt.Errorf("discover kinds: %w", err)
 		}
 		for _, r := range l.APIResources {
 			gvr := gv.WithResource(r.Name)
 			if r.Group != "" || r.Version != "" {
 				gvr.Group, gvr.Version = r.Group, r.Version
 			}
-			verbs := discovery.SupportsAllVerbs{Verbs: []string{"list", "delete", "create"}}
-			if strings.Contains(r.Name, "/") || passedOver[gvr.GroupResource()] || !verbs.Match(l.GroupVersion, &r) {
-				continue
-			}
-			if r.Namespaced {
-				namespaced = append(namespaced, resource{gvr, r.Kind})
-			} else {
-				global = append(global, resource{gvr, r.Kind})
+			if !strings.Contains(r.Name, "/") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") {
+				out = append(out, resource{gvr, r.Kind, r.Namespaced, slices.Contains(r.Verbs, "create")})
 			}
 		}
 	}
-	return namespaced, global, nil
+	return out, nil
 }
 
 func find(rs []resource, o labs.Owned) (resource, bool) {

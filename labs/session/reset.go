@@ -83,7 +83,7 @@ func (s *Session) restore(ctx context.Context, r *checks.Runner, scope Scope, la
 		return ResetReport{}, err
 	}
 	s.tell(Event{Kind: ResetStarted, Scope: scope, Lab: lab.ID})
-	return inventorist{r.Cluster, lab}.restore(ctx, snap, func(d string) { s.progressing(lab.ID, "%s", d) })
+	return s.inventorist(r, lab).restore(ctx, snap, func(d string) { s.progressing(lab.ID, "%s", d) })
 }
 
 // resetCluster takes every started lab off the cluster: the cluster's baseline is that no
@@ -111,7 +111,7 @@ func (s *Session) resetCluster(ctx context.Context, r *checks.Runner) (ResetRepo
 			errs = append(errs, err) // an author's lab that is not loaded now
 			continue
 		}
-		one, err := inventorist{r.Cluster, lab}.restore(ctx, emptySnapshot(), func(d string) { s.progressing(id, "%s", d) })
+		one, err := s.inventorist(r, lab).restore(ctx, emptySnapshot(), func(d string) { s.progressing(id, "%s", d) })
 		if err == nil {
 			err = s.store.forget(id)
 		}

@@ -220,6 +220,8 @@ func (r *restorer) deleteAll(ctx context.Context, gone []*unstructured.Unstructu
 		r.deleted[keyOf(u)] = true
 		if u.GetDeletionTimestamp() == nil {
 			g.Go(func() error { return r.delete(gctx, u, false) })
+		} else if r.own {
+			g.Go(func() error { return r.finalize(gctx, u) })
 		}
 	}
 	return g.Wait()

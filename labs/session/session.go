@@ -168,6 +168,10 @@ func (s *Session) reach(ctx context.Context) (*checks.Runner, error) {
 // reachTimeout bounds the first request to the cluster.
 const reachTimeout = 10 * time.Second
 
+func (s *Session) inventorist(r *checks.Runner, lab *labs.Lab) inventorist {
+	return inventorist{cluster: r.Cluster, lab: lab, own: s.opts.Adopt}
+}
+
 // exclusively runs fn while no other process changes this cluster's labs.
 func (s *Session) exclusively(ctx context.Context, fn func() error) error {
 	unlock, err := s.store.lock(ctx)
@@ -275,7 +279,7 @@ func (s *Session) advance(ctx context.Context, r *checks.Runner, lab *labs.Lab, 
 		lp.Step = ""
 		if i+1 < len(lab.Steps) {
 			lp.Step = lab.Steps[i+1].ID
-			snap, err := inventorist{r.Cluster, lab}.snapshot(ctx)
+			snap, err := s.inventorist(r, lab).snapshot(ctx)
 			if err != nil {
 				return err
 			}
