@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
@@ -226,4 +227,12 @@ func (m *Manager) setStats() {
 	for i := 1; i < 6; i++ {
 		m.stats.status[i] = r.Counter(sc, fmt.Sprintf("downstream_rq_%dxx", i))
 	}
+}
+
+// InlineRoutes returns the route configuration that stands in the listener itself, or nil.
+func (m *Manager) InlineRoutes() *routev3.RouteConfiguration {
+	if m.rds != "" || m.table.Load() == nil {
+		return nil
+	}
+	return m.table.Load().Proto
 }

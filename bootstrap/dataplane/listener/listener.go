@@ -7,6 +7,7 @@ package listener
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -89,7 +91,7 @@ type chain struct {
 	drainOnce sync.Once
 	draining  chan struct{}
 	mu        sync.Mutex
-	conns     map[*network.Conn]struct{}
+	conns     map[*network.Conn]net.Conn // the socket beneath each
 }
 
 const listenerFields = "name address additional_addresses stat_prefix filter_chains default_filter_chain use_original_dst " +
@@ -222,7 +224,7 @@ func (k *compiler) chain(l *Listener, p *listenerv3.FilterChain, old *Listener) 
 	}
 	c := &chain{
 		name: p.GetName(), proto: p, match: m, connect: 15 * time.Second, draining: make(chan struct{}),
-		conns: map[*network.Conn]struct{}{},
+		conns: map[*network.Conn]net.Conn{},
 	}
 	if d := p.GetTransportSocketConnectTimeout(); d != nil && d.AsDuration() > 0 {
 		c.connect = d.AsDuration()
@@ -293,7 +295,7 @@ func (c *chain) isDraining() bool {
 func (c *chain) closeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for nc := range c.conns {
+	for _, nc := range c.conns {
 		_ = nc.Close()
 	}
 }
@@ -333,4 +335,26 @@ func (k *compiler) connStats(l *Listener) *connStats {
 		tlsError: k.stats.Counter(sc, "ssl.connection_error"), handshake: k.stats.Counter(sc, "ssl.handshake"),
 		active: k.stats.Gauge(sc, "downstream_cx_active"),
 	}
+}
+
+// Terminals returns the terminal filters of all chains.
+func (l *Listener) Terminals() []network.Terminal {
+	var out []network.Terminal
+	for _, c := range l.all() {
+		out = append(out, c.terminal)
+	}
+	return out
+}
+
+// InlineRoutes returns the route configurations that stand in the listener itself.
+func (l *Listener) InlineRoutes() []*routev3.RouteConfiguration {
+	var out []*routev3.RouteConfiguration
+	for _, c := range l.all() {
+		if t, ok := c.terminal.(interface {
+			InlineRoutes() *routev3.RouteConfiguration
+		}); ok && t.InlineRoutes() != nil {
+			out = append(out, t.InlineRoutes())
+		}
+	}
+	return out
 }

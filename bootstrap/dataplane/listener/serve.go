@@ -81,7 +81,7 @@ func (m *Manager) inspect(l *Listener, i *inspection) bool {
 func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.Conn) {
 	conn.Chain, conn.Draining = c.name, c.draining
 	c.mu.Lock()
-	c.conns[conn] = struct{}{}
+	c.conns[conn] = conn.Conn
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -101,9 +101,7 @@ func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.
 			return
 		}
 		l.stats.handshake.Inc()
-		c.mu.Lock()
 		conn.Conn = tc
-		c.mu.Unlock()
 		conn.SetTLS(tc.ConnectionState())
 		conn.SetLocalCertificate(c.tls.Leaf())
 	}
