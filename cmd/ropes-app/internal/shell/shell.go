@@ -138,6 +138,9 @@ func (s *shell) exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if status == applet.OK {
+			return nil // the interpreter takes any error for a failure
+		}
 		return interp.ExitStatus(status)
 	}
 }
@@ -186,7 +189,7 @@ func (s *shell) whole(ctx context.Context, r io.Reader, name string) int {
 // answered at once.
 func (s *shell) stream(ctx context.Context) int {
 	last := applet.OK
-	for stmt, err := range syntax.NewParser(syntax.Variant(syntax.LangBash)).StmtsSeq(s.call.In) {
+	for stmt, err := range syntax.NewParser(syntax.Variant(syntax.LangBash)).StmtsSeq(byteReader{s.call.In}) {
 		if ctx.Err() != nil {
 			return applet.Ended(ctx)
 		}
@@ -200,6 +203,12 @@ func (s *shell) stream(ctx context.Context) int {
 	}
 	return last
 }
+
+// byteReader reads no further than it must: what the script does not need is left for the
+// commands in it.
+type byteReader struct{ io.Reader }
+
+func (r byteReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(1, len(p))]) }
 
 // status tells what a run of the interpreter came to.
 func (s *shell) status(ctx context.Context, err error) int {
@@ -246,20 +255,25 @@ func (s *shell) interact(ctx context.Context) int {
 			continue
 		}
 		for _, stmt := range prog.Stmts {
-			if last = s.statement(ctx, stmt); s.runner.Exited() || ctx.Err() != nil {
+			var exited, interrupted bool
+			last, exited, interrupted = s.statement(ctx, stmt)
+			if exited || ctx.Err() != nil {
 				return last
 			}
-			if last == applet.Interrupted {
+			if interrupted {
 				break
 			}
 		}
 	}
 }
 
-func (s *shell) statement(ctx context.Context, stmt *syntax.Stmt) int {
+// statement runs one statement. To the interpreter, an interrupt is an exit.
+func (s *shell) statement(ctx context.Context, stmt *syntax.Stmt) (status int, exited, interrupted bool) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	return s.status(ctx, s.runner.Run(ctx, stmt))
+	status = s.status(ctx, s.runner.Run(ctx, stmt))
+	interrupted = ctx.Err() != nil
+	return status, s.runner.Exited() && !interrupted, interrupted
 }
 
 func (s *shell) prompt() string {
