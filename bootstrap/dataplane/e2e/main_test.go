@@ -1,0 +1,24 @@
+package e2e
+
+import (
+	"context"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane"
+)
+
+// role makes the test binary act as one of the processes of a pod.
+const role = "ROPES_E2E_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "envoy":
+		os.Exit(dataplane.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	case "app":
+		os.Exit(runApp(os.Args[1]))
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
