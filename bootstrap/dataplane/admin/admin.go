@@ -5,6 +5,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -144,15 +145,22 @@ func say(w http.ResponseWriter, text string) {
 	_, _ = w.Write([]byte(text))
 }
 
-func sayJSON(w http.ResponseWriter, m proto.Message) {
-	b, err := protojson.MarshalOptions{UseProtoNames: true, Multiline: true, Indent: " "}.Marshal(m)
+// sayJSON writes m with proto field names, as Envoy does. defaults shows fields that hold their zero value too.
+func sayJSON(w http.ResponseWriter, m proto.Message, defaults bool) {
+	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: defaults}.Marshal(m)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, raw, "", " "); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	b.WriteByte('\n')
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-cache, max-age=0")
-	_, _ = w.Write(append(b, '\n'))
+	_, _ = w.Write(b.Bytes())
 }
 
 func (s *Server) help(w http.ResponseWriter, _ *http.Request) {
@@ -182,7 +190,7 @@ func (s *Server) serverInfo(w http.ResponseWriter, _ *http.Request) {
 			Concurrency: uint32(conc), ConfigPath: s.cfg.ConfigPath, LogLevel: s.cfg.LogLevel, DisableHotRestart: true,
 			DrainTime: durationpb.New(s.cfg.DrainTime), DrainStrategy: adminv3.CommandLineOptions_Immediate,
 		},
-	})
+	}, true)
 }
 
 // refresh brings the statistics of the process itself up to date.
@@ -246,6 +254,7 @@ func (s *Server) prometheus(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	f.UsedOnly = true // thousands of zeros help nobody
 	s.refresh()
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = s.cfg.Stats.WritePrometheus(w, f)
@@ -257,7 +266,7 @@ func (s *Server) memory(w http.ResponseWriter, _ *http.Request) {
 	sayJSON(w, &adminv3.Memory{
 		Allocated: m.HeapAlloc, HeapSize: m.HeapSys, PageheapUnmapped: m.HeapReleased, PageheapFree: m.HeapIdle - m.HeapReleased,
 		TotalPhysicalBytes: m.Sys - m.HeapReleased,
-	})
+	}, true)
 }
 
 func (s *Server) runtime(w http.ResponseWriter, _ *http.Request) {

@@ -45,7 +45,7 @@ func (s *Server) configDump(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, res+" not found in config dump", http.StatusNotFound)
 			return
 		}
-		sayJSON(w, out)
+		sayJSON(w, out, false)
 		return
 	}
 	for _, m := range sections {
@@ -56,7 +56,7 @@ func (s *Server) configDump(w http.ResponseWriter, r *http.Request) {
 		}
 		out.Configs = append(out.Configs, a)
 	}
-	sayJSON(w, out)
+	sayJSON(w, out, false)
 }
 
 // pick finds a repeated field by name in any section and returns its elements.

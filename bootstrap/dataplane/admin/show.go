@@ -19,7 +19,7 @@ import (
 // clusters writes every endpoint with its counters, as lines of text or as envoy.admin.v3.Clusters.
 func (s *Server) clusters(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("format") == "json" {
-		sayJSON(w, s.clusterStatus())
+		sayJSON(w, s.clusterStatus(), false)
 		return
 	}
 	var b strings.Builder
@@ -121,7 +121,7 @@ func (s *Server) listeners(w http.ResponseWriter, r *http.Request) {
 			}
 			out.ListenerStatuses = append(out.ListenerStatuses, st)
 		}
-		sayJSON(w, out)
+		sayJSON(w, out, true)
 		return
 	}
 	var b strings.Builder
@@ -151,7 +151,7 @@ func (s *Server) certs(w http.ResponseWriter, _ *http.Request) {
 			out.Certificates = append(out.Certificates, c)
 		}
 	}
-	sayJSON(w, out)
+	sayJSON(w, out, true)
 }
 
 func details(c *x509.Certificate) *adminv3.CertificateDetails {

@@ -36,14 +36,14 @@ type world struct {
 
 // pod is an application with or without the proxy beside it.
 type pod struct {
-	w                  *world
-	name, ip, ns       string
-	dir                string
-	net                netns.NsHandle
-	secrets            *secretServer
-	proxy              *exec.Cmd
-	proxyLog, accesses string
-	control            *http.Client
+	w            *world
+	name, ip, ns string
+	dir          string
+	net          netns.NsHandle
+	secrets      *secretServer
+	proxy        *exec.Cmd
+	proxyLog     string
+	control      *http.Client
 }
 
 func openSocket(t *testing.T, path string) {
@@ -63,8 +63,8 @@ func newWorld(t *testing.T, objects, configs string) *world {
 	w := &world{t: t, dir: dir, ca: newAuthority(t), ads: filepath.Join(dir, "XDS")}
 	w.fabric = newFabric(t)
 	m := mesh.DefaultMeshConfig()
-	m.AccessLogFile = filepath.Join(dir, "access.log")
-	m.EnablePrometheusMerge = nil
+	m.AccessLogFile = "./access.log" // in the directory of each pod; istiod's generators cache it per process
+	m.DefaultProviders = &meshapi.MeshConfig_DefaultProviders{Metrics: []string{"prometheus"}}
 	w.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
 		KubernetesObjectString: objects, ConfigString: configs, MeshConfig: m,
 		ListenerBuilder: func() (net.Listener, error) { return net.Listen("unix", w.ads) },
@@ -227,9 +227,6 @@ func (p *pod) startProxy() {
 		"--local-address-ip-version", "v4", "--file-flush-interval-msec", "100", "--disable-hot-restart",
 		"--allow-unknown-static-fields", "-l", "debug", "--component-log-level", "misc:error", "--concurrency", "2")
 	p.proxy.Stdout, p.proxy.Stderr = out, out
-	_ = os.Remove(filepath.Join(p.w.dir, "access.log"))
-	must(t, os.WriteFile(filepath.Join(p.w.dir, "access.log"), nil, 0o666))
-	must(t, os.Chmod(filepath.Join(p.w.dir, "access.log"), 0o666))
 	must(t, startIn(p.net, p.proxy))
 	t.Cleanup(func() {
 		stopProcess(p.proxy)
