@@ -70,7 +70,7 @@
 // -w variables: http_code response_code http_version num_connects num_redirects redirect_url remote_ip remote_port local_ip local_port
 // size_download size_upload time_total time_connect time_appconnect time_namelookup time_pretransfer time_starttransfer url url_effective
 // method scheme content_type num_headers ssl_verify_result exitcode errormsg header_json stdout stderr, and %header{NAME}; escapes \n \t \r.
-// There is no progress meter. HTTP/1 heads are shown as they came (order, letter case); HTTP/2's in lower case, sorted.
+// A server that asks for a client certificate under TLS 1.3 and gets none gives 56, or 55 where it hung up early. There is no progress meter. HTTP/1 heads are shown as they came (order, letter case); HTTP/2's in lower case, sorted.
 // Exit codes are curl's: 1 2 3 6 7 16 18 22 23 26 28 35 47 52 55 56 58 60 77 92.
 //
 // dig knows: @server -t -p -x -4 -6 -f (no), names and types in any order, +short +search +nosearch +tcp +time= +tries= +retry= +noall +answer

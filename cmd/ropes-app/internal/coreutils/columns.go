@@ -17,7 +17,7 @@ import (
 // sorter compares lines.
 type sorter struct {
 	numeric, reverse, fold bool
-	key                    int // field to compare, from 1; 0 is the whole line
+	from, to               int // fields to compare, from 1; from 0 is the whole line, to 0 up to its end
 	separator              string
 }
 
@@ -31,15 +31,23 @@ func sortLines(ctx context.Context, call *applet.Call) int {
 	opts.Bool(&unique, "u unique")
 	opts.String(&s.separator, "t field-separator")
 	opts.Value("k key", func(v string) error {
-		field, _, _ := strings.Cut(v, ",")
-		digits := strings.TrimRight(field, "nr")
-		s.numeric = s.numeric || strings.Contains(field[len(digits):], "n")
-		s.reverse = s.reverse || strings.Contains(field[len(digits):], "r")
-		n, err := strconv.Atoi(digits)
-		if err != nil || n < 1 {
-			return fmt.Errorf("%q is not a field such as 2, 2n or 2,2", v)
+		if s.from != 0 {
+			return errors.New("a second key is not supported")
 		}
-		s.key = n
+		for i, end := range strings.SplitN(v, ",", 2) {
+			digits := strings.TrimRight(end, "nr")
+			s.numeric = s.numeric || strings.Contains(end, "n")
+			s.reverse = s.reverse || strings.Contains(end, "r")
+			n, err := strconv.Atoi(digits)
+			if err != nil || n < 1 {
+				return fmt.Errorf("%q is not a field such as 2, 2n or 2,2", v)
+			}
+			if i == 0 {
+				s.from = n
+			} else {
+				s.to = n
+			}
+		}
 		return nil
 	})
 	names, status := options(call, &opts)
@@ -92,9 +100,9 @@ func (s sorter) compare(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// field is the line from the key field on.
+// field is the part of the line that is compared.
 func (s sorter) field(line string) string {
-	if s.key == 0 {
+	if s.from == 0 {
 		return line
 	}
 	var fields []string
@@ -104,10 +112,14 @@ func (s sorter) field(line string) string {
 	} else {
 		fields = strings.Split(line, sep)
 	}
-	if s.key > len(fields) {
+	to := len(fields)
+	if s.to > 0 {
+		to = min(to, s.to)
+	}
+	if s.from > to {
 		return ""
 	}
-	return strings.Join(fields[s.key-1:], sep)
+	return strings.Join(fields[s.from-1:to], sep)
 }
 
 // leadingNumber is the number that s starts with, 0 where it starts with none.

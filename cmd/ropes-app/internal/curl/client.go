@@ -28,6 +28,7 @@ type client struct {
 	mu    sync.Mutex
 	conns map[net.Conn]*connInfo
 	files map[string]bool // outputs written to so far
+	last  *tls.Conn       // the last one shaken hands on
 }
 
 // connInfo is what is known of a connection; times are since the dial began.
@@ -152,12 +153,33 @@ func (c *client) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) 
 	c.describeTLS(info)
 	if state.NegotiatedProtocol == "h2" {
 		c.remember(conn, info)
+		c.mu.Lock()
+		c.last = conn
+		c.mu.Unlock()
 		return conn, nil
 	}
 	info.heads = &headRecorder{}
 	recorded := recordedConn{conn, info.heads}
 	c.remember(recorded, info)
 	return recorded, nil
+}
+
+// refusal is the alert that ended the last connection, if one did: a server that wants a
+// certificate under TLS 1.3 says so after the handshake, and net/http's HTTP/2 then only
+// says that the connection could not be established.
+func (c *client) refusal() error {
+	c.mu.Lock()
+	conn := c.last
+	c.mu.Unlock()
+	if conn == nil {
+		return nil
+	}
+	_, err := conn.Read(make([]byte, 1)) // does not wait: the connection is over
+	var remote *net.OpError
+	if errors.As(err, &remote) && remote.Op == "remote error" {
+		return err
+	}
+	return nil
 }
 
 func ignoreClosed(err error) error {

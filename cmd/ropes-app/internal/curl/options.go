@@ -208,7 +208,7 @@ func (o *options) output(i int, rawURL string) string {
 		return o.outputs[i]
 	}
 	if o.remoteName {
-		if u, err := url.Parse(rawURL); err == nil {
+		if u, err := parseURL(rawURL); err == nil {
 			if name := path.Base(u.Path); name != "/" && name != "." {
 				return name
 			}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -63,6 +64,11 @@ func (t *transfer) run(ctx context.Context, raw, output string) error {
 	for {
 		t.effective, t.method = req.URL.String(), req.Method
 		res, err := t.roundTrip(ctx, req)
+		if err != nil && (strings.Contains(err.Error(), "could not be established") || errors.Is(err, syscall.EPIPE)) {
+			if alert := t.refusal(); alert != nil {
+				err = failf(codeReceive, "receive: %w", alert)
+			}
+		}
 		if err != nil {
 			return explain(ctx, err)
 		}
