@@ -34,13 +34,8 @@ type Cluster struct {
 	reset  time.Time // of the mapper, last
 }
 
-// The rates at which one process may ask the API server: far above what checks need, so
-// that the client never waits for itself.
-const (
-	clientQPS   = 500
-	clientBurst = 1000
-	apiTimeout  = 10 * time.Second // one request that is not a watch or an exec
-)
+// apiTimeout bounds one request that is not a watch or an exec.
+const apiTimeout = 10 * time.Second
 
 // remapEvery bounds how often discovery is repeated for a kind that nobody knows.
 const remapEvery = 3 * time.Second
@@ -51,7 +46,7 @@ var ErrUnknownKind = errors.New("the cluster does not know")
 // Connect makes the clients; it sends nothing yet.
 func Connect(cfg *rest.Config) (*Cluster, error) {
 	cfg = rest.CopyConfig(cfg)
-	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.QPS = -1 // no limit of our own: the API server has its priority and fairness
 	cfg.WarningHandler = rest.NoWarnings{}
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "ropes"

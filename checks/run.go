@@ -58,6 +58,7 @@ func (r *Runner) one(ctx context.Context, rd *reading, step string, c *Check) Ve
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no verdict within %v: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	v, err := judge(ctx, rd, c)
@@ -65,7 +66,9 @@ func (r *Runner) one(ctx context.Context, rd *reading, step string, c *Check) Ve
 		if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		r.log().Info("check could not run", "step", step, "check", c.ID, "err", err)
+		if outer.Err() == nil { // else it was called off
+			r.log().Info("check could not run", "step", step, "check", c.ID, "err", err)
+		}
 		v = Verdict{State: CouldNotRun}
 		v.Why, v.Next = Obstacle(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +21,9 @@ import (
 	"github.com/ropes-dev/ropes/labs"
 )
 
-// parallel is how many requests an inventory or a reset has under way at a time.
-const parallel = 24
+// parallel is how many requests an inventory or a reset has under way at a time. It is high
+// because a list mostly waits: the API server lets it until its cache is known to be fresh.
+const parallel = 100
 
 // key names an object across its versions and lives.
 type key struct {
@@ -58,6 +60,7 @@ type inventorist struct {
 	cluster *checks.Cluster
 	lab     *labs.Lab
 	own     bool // the cluster is ropes' own, with one API server
+	log     *slog.Logger
 }
 
 // take lists all listable and deletable kinds in the lab's namespaces, and the lab's

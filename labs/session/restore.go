@@ -82,6 +82,7 @@ func (r *restorer) converge(ctx context.Context, snap Snapshot) error {
 		if ctx.Err() != nil {
 			return notAtRest(diff, inv, lastErr)
 		}
+		r.log.Debug("reset", "lab", r.lab.ID, "after", time.Since(began), "differs", diff, "orphans", len(orphans(inv, diff.extra)), "err", lastErr)
 		if lastErr = r.round(ctx, diff, inv, time.Since(began) > stripAfter); lastErr != nil {
 			r.say("still in the way: " + lastErr.Error())
 		}
@@ -193,38 +194,58 @@ func stages(us []*unstructured.Unstructured) [][]*unstructured.Unstructured {
 	return out
 }
 
-// deleteAll deletes objects and, once nothing else is left in them, namespaces.
+// deleteAll deletes objects, and then namespaces.
 func (r *restorer) deleteAll(ctx context.Context, gone []*unstructured.Unstructured, inv *inventory, strip bool) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	busy := map[string]bool{}
 	var spaces []*unstructured.Unstructured
 	for _, u := range gone {
 		if u.GetKind() == "Namespace" && u.GroupVersionKind().Group == "" {
 			spaces = append(spaces, u)
 			continue
 		}
-		busy[u.GetNamespace()] = true
 		g.Go(func() error { return r.delete(gctx, u, strip) })
 		if metav1.GetControllerOf(u) == nil {
 			r.deleted[keyOf(u)] = true
 		}
 	}
-	for _, u := range inv.dependents {
-		busy[u.GetNamespace()] = true
+	if err := g.Wait(); err != nil {
+		return err
 	}
+	g, gctx = errgroup.WithContext(ctx)
 	for _, u := range spaces {
-		if busy[u.GetName()] && u.GetDeletionTimestamp() == nil {
-			continue // the next round: an empty namespace goes at once, a full one takes seconds
-		}
+		g.Go(func() error { return r.deleteNamespace(gctx, u, inv) })
 		r.deleted[keyOf(u)] = true
-		if u.GetDeletionTimestamp() == nil {
-			g.Go(func() error { return r.delete(gctx, u, false) })
-		} else if r.own {
-			g.Go(func() error { return r.finalize(gctx, u) })
-		}
 	}
 	return g.Wait()
+}
+
+// deleteNamespace brings a namespace a step nearer to its end. On a cluster that is not
+// ropes' own it waits until nothing else is left in it: the namespace controller ends an empty
+// one at its first look, a full one only some looks later.
+func (r *restorer) deleteNamespace(ctx context.Context, ns *unstructured.Unstructured, inv *inventory) error {
+	if !r.own && (ns.GetDeletionTimestamp() != nil || inv.holds(ns.GetName())) {
+		return nil
+	}
+	if ns.GetDeletionTimestamp() == nil {
+		if err := r.delete(ctx, ns, false); err != nil {
+			return err
+		}
+	}
+	if !r.own {
+		return nil
+	}
+	return r.finalize(ctx, ns.GetName())
+}
+
+// holds tells whether a namespace had anything in it.
+func (inv *inventory) holds(ns string) bool {
+	for k := range inv.objects {
+		if k.namespace == ns {
+			return true
+		}
+	}
+	return slices.ContainsFunc(inv.dependents, func(u *unstructured.Unstructured) bool { return u.GetNamespace() == ns })
 }
 
 func (r *restorer) client(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
@@ -237,6 +258,9 @@ func (r *restorer) delete(ctx context.Context, u *unstructured.Unstructured, str
 	ri, err := r.client(u)
 	if err != nil {
 		return err
+	}
+	if !strip && awaitsProvisioner(u) {
+		return r.handToProvisioner(ctx, ri, u)
 	}
 	background, now, uid := metav1.DeletePropagationBackground, int64(0), u.GetUID()
 	opts := metav1.DeleteOptions{PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &uid}}
@@ -253,6 +277,27 @@ func (r *restorer) delete(ctx context.Context, u *unstructured.Unstructured, str
 	if strip && u.GetDeletionTimestamp() != nil && len(u.GetFinalizers()) > 0 {
 		r.say(fmt.Sprintf("deletion of %s hangs on finalizers %v, taking them off", keyOf(u), u.GetFinalizers()))
 		return r.stripFinalizers(ctx, ri, u)
+	}
+	return nil
+}
+
+// awaitsProvisioner recognises a volume whose claim is gone and whose data its provisioner
+// can remove. Deleting only the object would leave the data on the node.
+func awaitsProvisioner(u *unstructured.Unstructured) bool {
+	phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+	return u.GetKind() == "PersistentVolume" && u.GetAnnotations()["pv.kubernetes.io/provisioned-by"] != "" &&
+		(phase == "Released" || phase == "Bound")
+}
+
+// handToProvisioner lets the provisioner delete a volume with its data, also a retained one:
+// the lab's learner is done with it.
+func (r *restorer) handToProvisioner(ctx context.Context, ri dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+	if policy, _, _ := unstructured.NestedString(u.Object, "spec", "persistentVolumeReclaimPolicy"); policy == "Delete" {
+		return nil
+	}
+	patch := []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
+	if _, err := ri.Patch(ctx, u.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("hand %s to its provisioner: %w", keyOf(u), err)
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func (s *Session) reach(ctx context.Context) (*checks.Runner, error) {
 const reachTimeout = 10 * time.Second
 
 func (s *Session) inventorist(r *checks.Runner, lab *labs.Lab) inventorist {
-	return inventorist{cluster: r.Cluster, lab: lab, own: s.opts.Adopt}
+	return inventorist{cluster: r.Cluster, lab: lab, own: s.opts.Adopt, log: s.opts.Log}
 }
 
 // exclusively runs fn while no other process changes this cluster's labs.

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/ropes-dev/ropes/labs"
 	"github.com/ropes-dev/ropes/labs/content"
 	"github.com/ropes-dev/ropes/labs/session/prove"
@@ -21,13 +23,18 @@ func TestLive(t *testing.T) {
 	if kubeconfig == "" {
 		t.Skip("ROPES_LIVE_KUBECONFIG is not set: no cluster to prove the labs on")
 	}
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's complaints about streams that were broken off
+	level := slog.LevelWarn
+	if os.Getenv("ROPES_LIVE_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
 	cat, err := labs.Load(labs.Source{Name: "built in", FS: content.FS})
 	if err != nil {
 		t.Error(err) // those that are sound are proved all the same
 	}
 	opts := prove.Options{
 		Cluster: "live", Kubeconfig: kubeconfig, ToolDir: os.Getenv("ROPES_LIVE_TOOLS"), StateDir: t.TempDir(), Labs: cat,
-		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})),
 		Observe: func(e prove.Event) {
 			if e.Err != nil {
 				t.Errorf("%6.2fs %v", e.Took.Seconds(), e.Err)

@@ -260,6 +260,7 @@ func fresh(vs []checks.Verdict) error {
 func (p *prover) until(ctx context.Context, step *labs.Step, want func([]checks.Verdict) error) error {
 	ctx, cancel := context.WithTimeout(ctx, p.opts.Deadline)
 	defer cancel()
+	var last error // of a run that was not broken off by the deadline
 	for {
 		vs, err := p.session.Grade(ctx, step.ID)
 		if err == nil {
@@ -268,9 +269,12 @@ func (p *prover) until(ctx context.Context, step *labs.Step, want func([]checks.
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = errors.Join(err, describe(vs))
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(err, describe(vs))
+			return last
 		case <-time.After(pollEvery):
 		}
 	}
