@@ -53,12 +53,15 @@ func runApp(control string) int {
 			"headers": r.Header, "body": string(body), "remote": r.RemoteAddr, "method": r.Method,
 		})
 	})
-	go func() { _ = http.ListenAndServe(":8080", h2c.NewHandler(h, &http2.Server{})) }()
-	go serveTCP(":9000", func(c net.Conn) { _, _ = io.Copy(c, c) })
-	go serveTCP(":9001", func(c net.Conn) {
-		_, _ = io.WriteString(c, "welcome\n")
-		_, _ = io.Copy(io.Discard, c)
-	})
+	if os.Getenv("PORTS") != "none" {
+		go func() { _ = http.ListenAndServe(":8080", h2c.NewHandler(h, &http2.Server{})) }()
+		go serveTCP(":9000", func(c net.Conn) { _, _ = io.Copy(c, c) })
+		go serveTCP(":9001", func(c net.Conn) {
+			_, _ = io.WriteString(c, "welcome\n")
+			_, _ = io.Copy(io.Discard, c)
+		})
+		go serveGRPC(":7000")
+	}
 	ln, err := net.Listen("unix", control)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -117,9 +120,12 @@ func controlled(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out outcome
-	if o.Kind == "tcp" {
+	switch o.Kind {
+	case "tcp":
 		out = sendTCP(o)
-	} else {
+	case "grpc":
+		out = sendGRPC(o)
+	default:
 		out = sendHTTP(o)
 	}
 	_ = json.NewEncoder(w).Encode(out)
@@ -140,7 +146,7 @@ func sendHTTP(o order) outcome {
 		req.Header.Set(k, v)
 	}
 	var rt http.RoundTripper = &http.Transport{
-		DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: o.Host},
 	}
 	if o.Kind == "h2c" {
 		rt = &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, n, a string, _ *tls.Config) (net.Conn, error) {

@@ -19,6 +19,7 @@ import (
 	"istio.io/istio/pilot/test/xds"
 	istiobootstrap "istio.io/istio/pkg/bootstrap"
 	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/security"
 
 	"github.com/vishvananda/netns"
 	meshapi "istio.io/api/mesh/v1alpha1"
@@ -44,7 +45,21 @@ type pod struct {
 	proxy        *exec.Cmd
 	proxyLog     string
 	control      *http.Client
+	router       bool // a gateway: no interception, its own listeners
 }
+
+// trusting takes every client for a pod of namespace ns, which istiod wants to know before it hands out secrets.
+type trusting struct{}
+
+func (trusting) Authenticate(security.AuthContext) (*security.Caller, error) {
+	var ids []string
+	for _, n := range []string{"client", "server", "gw"} {
+		ids = append(ids, "spiffe://cluster.local/ns/ns/sa/"+n)
+	}
+	return &security.Caller{Identities: ids}, nil
+}
+
+func (trusting) AuthenticatorType() string { return "test" }
 
 func openSocket(t *testing.T, path string) {
 	t.Helper()
@@ -66,9 +81,11 @@ func newWorld(t *testing.T, objects, configs string) *world {
 	m.AccessLogFile = "./access.log" // in the directory of each pod; istiod's generators cache it per process
 	m.DefaultProviders = &meshapi.MeshConfig_DefaultProviders{Metrics: []string{"prometheus"}}
 	w.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
-		KubernetesObjectString: objects, ConfigString: configs, MeshConfig: m,
+		KubernetesObjectString: objects, ConfigString: configs, MeshConfig: m, DisableSecretAuthorization: true,
 		ListenerBuilder: func() (net.Listener, error) { return net.Listen("unix", w.ads) },
 	})
+	security.AuthPlaintext = true
+	w.istiod.Discovery.Authenticators = []security.Authenticator{trusting{}}
 	openSocket(t, w.ads)
 	return w
 }
@@ -134,11 +151,29 @@ ports:
 func (w *world) start(name, ip string, sidecar bool) *pod {
 	w.t.Helper()
 	p := &pod{w: w, name: name, ip: ip, ns: "ns", dir: filepath.Join(w.dir, name)}
+	p.start(sidecar)
+	return p
+}
+
+// gateway brings a gateway up.
+func (w *world) gateway(name, ip string) *pod {
+	w.t.Helper()
+	p := &pod{w: w, name: name, ip: ip, ns: "ns", dir: filepath.Join(w.dir, name), router: true}
+	p.start(true)
+	return p
+}
+
+func (p *pod) start(sidecar bool) {
+	w, name, ip := p.w, p.name, p.ip
+	w.t.Helper()
 	uds := filepath.Join(p.dir, "var/run/secrets/workload-spiffe-uds")
 	must(w.t, os.MkdirAll(uds, 0o755))
 	p.net = w.fabric.join(name, ip)
 	sock := filepath.Join(p.dir, "control")
 	app := p.command(1000, "app", sock)
+	if p.router {
+		app.Env = append(app.Env, "PORTS=none")
+	}
 	must(w.t, startIn(p.net, app))
 	p.control = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", sock)
@@ -146,19 +181,20 @@ func (w *world) start(name, ip string, sidecar bool) *pod {
 	w.t.Cleanup(func() { p.control.CloseIdleConnections(); stopProcess(app) })
 	p.until("the application is up", func() error {
 		o, err := p.order(order{Kind: "http", Method: "GET", URL: "http://127.0.0.1:8080/"})
-		if err == nil && o.Err != "" {
+		if err == nil && o.Err != "" && !p.router {
 			err = fmt.Errorf("%s", o.Err)
 		}
 		return err
 	})
 	if !sidecar {
-		return p
+		return
 	}
 	p.secrets = serveSecrets(w.t, filepath.Join(uds, "socket"))
 	p.rotate(w.ca)
-	intercept(w.t, p.net)
+	if !p.router {
+		intercept(w.t, p.net)
+	}
 	p.startProxy()
-	return p
 }
 
 func (p *pod) rotate(ca *authority) {
@@ -203,7 +239,7 @@ func (p *pod) startProxy() {
 	pc.DiscoveryAddress = "istiod.istio-system.svc:15012"
 	pc.DrainDuration = nil
 	node, err := istiobootstrap.GetNodeMetaData(istiobootstrap.MetadataOptions{
-		ID: fmt.Sprintf("sidecar~%s~%s.ns~ns.svc.cluster.local", p.ip, p.name),
+		ID: fmt.Sprintf("%s~%s~%s.ns~ns.svc.cluster.local", map[bool]string{true: "router", false: "sidecar"}[p.router], p.ip, p.name),
 		Envs: []string{
 			"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_WORKLOAD_NAME=" + p.name, "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
 			"ISTIO_META_MESH_ID=cluster.local", "ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/ns/deployments/" + p.name,

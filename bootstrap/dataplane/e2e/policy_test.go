@@ -28,7 +28,7 @@ func request(path string) order {
 	return order{Kind: "http", Method: "GET", URL: serverURL + path, Host: "server.ns:8000", Header: map[string]string{}}
 }
 
-func status(p *pod, o order, want int, body string) func() error {
+func answers(p *pod, o order, want int, body string) func() error {
 	return func() error {
 		got, err := p.order(o)
 		if err != nil {
@@ -58,7 +58,7 @@ spec: {mtls: {mode: STRICT}}
 	if o := plain.send(order{Kind: "tcp", URL: "10.9.0.2:9000", Body: "x", Half: true}); o.Body != "" {
 		t.Errorf("plain TCP under STRICT gave %+v", o)
 	}
-	eventually(t, client, "mTLS passes under STRICT", status(client, request("/"), 200, "sa/client"))
+	eventually(t, client, "mTLS passes under STRICT", answers(client, request("/"), 200, "sa/client"))
 	undo()
 	eventually(t, plain, "plain text passes again", func() error {
 		if o := plain.get("http://10.9.0.2:8080/"); o.Err != "" {
@@ -77,11 +77,11 @@ spec:
   - from: [{source: {principals: ["cluster.local/ns/ns/sa/client"]}}]
     to: [{operation: {methods: [GET], paths: ["/ok*"], ports: ["8080"]}}]
 `)
-	eventually(t, client, "a path that is not allowed", status(client, request("/no"), 403, "RBAC: access denied"))
-	eventually(t, client, "a path that is allowed", status(client, request("/ok"), 200, ""))
+	eventually(t, client, "a path that is not allowed", answers(client, request("/no"), 403, "RBAC: access denied"))
+	eventually(t, client, "a path that is allowed", answers(client, request("/ok"), 200, ""))
 	post := request("/ok")
 	post.Method = "POST"
-	eventually(t, client, "a method that is not allowed", status(client, post, 403, "RBAC"))
+	eventually(t, client, "a method that is not allowed", answers(client, post, 403, "RBAC"))
 	if o := plain.get("http://10.9.0.2:8080/ok"); o.Status != 403 {
 		t.Errorf("a client without identity got %+v", o)
 	}
@@ -165,7 +165,7 @@ spec:
     route: [{destination: {host: server.ns.svc.cluster.local, port: {number: 8000}}}]
   - route: [{destination: {host: server.ns.svc.cluster.local, port: {number: 8000}}}]
 `)
-	eventually(t, client, "direct response", status(client, request("/direct"), 418, "teapot"))
+	eventually(t, client, "direct response", answers(client, request("/direct"), 418, "teapot"))
 	if o := client.send(request("/old?q=1")); o.Status != 301 || o.Header.Get("Location") != "http://other.example/new?q=1" {
 		t.Errorf("redirect gave %+v", o)
 	}
@@ -220,7 +220,7 @@ spec:
 
 func TestAdmin(t *testing.T) {
 	_, client, server, _ := pair(t, "")
-	eventually(t, client, "a request", status(client, request("/logged"), 200, ""))
+	eventually(t, client, "a request", answers(client, request("/logged"), 200, ""))
 	dump, err := client.admin("config_dump?include_eds")
 	must(t, err)
 	wrapper := &configdump.Wrapper{}
@@ -303,7 +303,7 @@ func TestAdmin(t *testing.T) {
 
 func TestRotationAndRestart(t *testing.T) {
 	w, client, server, _ := pair(t, "")
-	eventually(t, client, "a request", status(client, request("/"), 200, "sa/client"))
+	eventually(t, client, "a request", answers(client, request("/"), 200, "sa/client"))
 	stop := make(chan struct{})
 	failed := make(chan string, 1)
 	total := make(chan int)

@@ -38,14 +38,15 @@ type Env struct {
 
 // Manager serves HTTP on the connections of one filter chain. It implements network.Terminal.
 type Manager struct {
-	env       *Env
-	direction network.Direction
-	name      string // stat prefix
-	codec     hcmv3.HttpConnectionManager_CodecType
-	table     *TableRef
-	rds       string
-	filters   []filter
-	loggers   []Logger
+	env        *Env
+	direction  network.Direction
+	name       string // stat prefix
+	codec      hcmv3.HttpConnectionManager_CodecType
+	table      *TableRef
+	rds        string
+	rdsTimeout time.Duration
+	filters    []filter
+	loggers    []Logger
 
 	serverName      string
 	serverTransform hcmv3.HttpConnectionManager_ServerHeaderTransformation
@@ -192,7 +193,7 @@ func (m *Manager) setRoutes(p *hcmv3.HttpConnectionManager) error {
 		if src != tlsctx.ADS {
 			return fields.Unsupported(r.Rds, "config_source", "only ADS")
 		}
-		m.rds = r.Rds.GetRouteConfigName()
+		m.rds, m.rdsTimeout = r.Rds.GetRouteConfigName(), tlsctx.FetchTimeout(r.Rds.GetConfigSource())
 		m.table = m.env.Routes.ref(m.rds)
 	default:
 		return fields.Unsupported(p, fmt.Sprintf("route_specifier (%T)", r), "")
@@ -212,7 +213,9 @@ func (m *Manager) setExtensions(p *hcmv3.HttpConnectionManager) error {
 func (m *Manager) RouteName() string { return m.rds }
 
 // Waits lists what must have arrived before requests can be routed.
-func (m *Manager) Waits() []<-chan struct{} { return []<-chan struct{}{m.table.ready} }
+func (m *Manager) Waits() []tlsctx.Wait {
+	return []tlsctx.Wait{{Ready: m.table.ready, Timeout: m.rdsTimeout}}
+}
 
 func (m *Manager) setStats() {
 	sc := stats.Scope{

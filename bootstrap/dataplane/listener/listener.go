@@ -26,12 +26,12 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
 )
 
-// Built is one compiled network filter; exactly one of Filter and Terminal is set. Waits must be closed before
+// Built is one compiled network filter; exactly one of Filter and Terminal is set. Waits must be over before
 // traffic may come.
 type Built struct {
 	Filter   network.Filter
 	Terminal network.Terminal
-	Waits    []<-chan struct{}
+	Waits    []tlsctx.Wait
 }
 
 // Context tells a Builder where a filter stands.
@@ -67,7 +67,7 @@ type Listener struct {
 	fallback   *chain
 	rejected   func(*network.Conn, string)
 	stats      *connStats
-	waits      []<-chan struct{}
+	waits      []tlsctx.Wait
 	cancelled  chan struct{} // closed when a newer version replaces it before it is active
 	cancelWarm sync.Once
 }
@@ -86,7 +86,7 @@ type chain struct {
 	connect  time.Duration // handshake limit
 	filters  []network.Filter
 	terminal network.Terminal
-	waits    []<-chan struct{}
+	waits    []tlsctx.Wait
 
 	drainOnce sync.Once
 	draining  chan struct{}
@@ -271,9 +271,7 @@ func (c *chain) setSocket(ts *corev3.TransportSocket, secrets tlsctx.Secrets) er
 			return err
 		}
 		c.tls = t
-		for _, r := range t.Refs() {
-			c.waits = append(c.waits, r.Ready())
-		}
+		c.waits = append(c.waits, t.Waits()...)
 		return nil
 	default:
 		return fields.UnsupportedType("transport socket", ts.GetName(), url)

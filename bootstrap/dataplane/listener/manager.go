@@ -151,10 +151,10 @@ func (m *Manager) admit(l *Listener) error {
 	return nil
 }
 
-func allClosed(waits []<-chan struct{}) bool {
+func allClosed(waits []tlsctx.Wait) bool {
 	for _, w := range waits {
 		select {
-		case <-w:
+		case <-w.Ready:
 		default:
 			return false
 		}
@@ -164,9 +164,18 @@ func allClosed(waits []<-chan struct{}) bool {
 
 func (m *Manager) warm(l *Listener) {
 	defer m.wg.Done()
+	began := time.Now()
 	for _, w := range l.waits {
+		var late <-chan time.Time
+		if w.Timeout > 0 {
+			t := time.NewTimer(w.Timeout - time.Since(began))
+			defer t.Stop()
+			late = t.C
+		}
 		select {
-		case <-w:
+		case <-w.Ready:
+		case <-late:
+			m.log.Warn("listener starts without all that it refers to", "listener", l.Name, "after", w.Timeout)
 		case <-l.cancelled:
 			return
 		case <-m.ctx.Done():

@@ -24,6 +24,7 @@ type common struct {
 	ciphers   []uint16
 	alpn      []string
 	certs     []*Ref
+	waits     []Wait
 	inline    []*tls.Certificate
 	roots     *Ref    // validation context from SDS
 	static    *Secret // validation context given inline
@@ -56,6 +57,7 @@ func compileCommon(c *tlsv3.CommonTlsContext, secrets Secrets) (*common, error) 
 			return nil, err
 		}
 		out.certs = append(out.certs, secrets.Ref(k))
+		out.wait(secrets.Ref(k), sds)
 	}
 	return out, out.setValidation(c, secrets)
 }
@@ -95,6 +97,7 @@ func (c *common) setValidation(ctx *tlsv3.CommonTlsContext, secrets Secrets) err
 			return err
 		}
 		c.roots = secrets.Ref(k)
+		c.wait(c.roots, sds)
 		c.verify = true
 	}
 	return nil
@@ -122,6 +125,25 @@ func ConfigSource(c *corev3.ConfigSource) (Source, error) {
 	default:
 		return "", fields.Unsupported(c, fmt.Sprintf("config_source_specifier (%T)", t), "")
 	}
+}
+
+// Wait is something that has to arrive before a configuration is complete, unless it takes longer than Timeout, where
+// 0 means to wait without end.
+type Wait struct {
+	Ready   <-chan struct{}
+	Timeout time.Duration
+}
+
+// FetchTimeout reads initial_fetch_timeout, 15 seconds where it is not set.
+func FetchTimeout(c *corev3.ConfigSource) time.Duration {
+	if d := c.GetInitialFetchTimeout(); d != nil {
+		return d.AsDuration()
+	}
+	return 15 * time.Second
+}
+
+func (c *common) wait(r *Ref, s *tlsv3.SdsSecretConfig) {
+	c.waits = append(c.waits, Wait{r.Ready(), FetchTimeout(s.GetSdsConfig())})
 }
 
 // refs lists the secrets that must have arrived before the context can work.

@@ -73,6 +73,9 @@ func CompileDownstream(c *tlsv3.DownstreamTlsContext, secrets Secrets) (*Server,
 // Refs lists the secrets that the server needs.
 func (s *Server) Refs() []*Ref { return s.common.refs() }
 
+// Waits lists what the server needs before it can take connections.
+func (s *Server) Waits() []Wait { return s.common.waits }
+
 // Handshake takes the server's side on conn. The result's ConnectionState is complete. On error conn is left open.
 func (s *Server) Handshake(ctx context.Context, conn net.Conn) (*tls.Conn, error) {
 	tc := tls.Server(conn, s.outer)
