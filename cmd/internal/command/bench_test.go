@@ -63,7 +63,7 @@ func newBench(t *testing.T) *bench {
 		}}
 	}
 	b.deps = Deps{
-		Getenv: func(k string) string { return b.env[k] }, Self: "/opt/ropes",
+		Getenv: func(k string) string { return b.env[k] }, Self: "/bin/true",
 		Providers: []bootstrap.Provider{b.provider},
 		Absent:    map[string]string{"kind": "it comes with a later release"},
 		Installs:  []Install{install("install Istio"), install("install the sample apps")},
@@ -73,7 +73,7 @@ func newBench(t *testing.T) *bench {
 			}
 			return fake.NewClientset(b.objects...), nil
 		},
-		Logs: fakeLogs{"kubelet ropes-worker": "kubelet says\n", "supervisor": "supervisor says\n"},
+		Logs: fakeLogs{"ropes-worker/kubelet": "kubelet says\n", "supervisor": "supervisor says\n"},
 		Labs: func(dirs []string) (labs.Catalog, error) {
 			if len(dirs) > 0 && dirs[0] == "broken" {
 				return nil, errors.Join(errors.New("broken/x/lab.yaml:3: unknown field \"titel\""), errors.New("broken/x/lab.yaml:9: no steps"))
@@ -267,10 +267,10 @@ func (f *fakeTool) Complete(args []string) (string, error) {
 type fakeLogs map[string]string
 
 func (f fakeLogs) Components(string) []string {
-	return []string{"kubelet ropes-worker", "supervisor"}
+	return []string{"supervisor", "ropes-worker/kubelet"}
 }
 
-func (f fakeLogs) Open(_, component string, _ bool) (io.ReadCloser, error) {
+func (f fakeLogs) Open(_ context.Context, _, component string, _ bool) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(f[component])), nil
 }
 
@@ -377,7 +377,7 @@ func (s *fakeSession) Watch(ctx context.Context) error {
 	return s.watch(ctx, s.tell)
 }
 
-func (s *fakeSession) Hint(step string) (session.Hint, error) {
+func (s *fakeSession) Hint(_ context.Context, step string) (session.Hint, error) {
 	s.hints = min(s.hints+1, 2)
 	return session.Hint{Step: step, Tier: s.hints, Of: 2, Text: []string{"Think.", "Do `it`."}[s.hints-1]}, nil
 }

@@ -60,8 +60,8 @@ type Install struct {
 // LogSource gives the logs of what runs on this host for a cluster. The API server is not asked.
 type LogSource interface {
 	Components(cluster string) []string
-	// Open returns the log from its beginning. With follow it goes on until it is closed.
-	Open(cluster, component string, follow bool) (io.ReadCloser, error)
+	// Open returns the log from its beginning. With follow it goes on until ctx ends.
+	Open(ctx context.Context, cluster, component string, follow bool) (io.ReadCloser, error)
 }
 
 // Tool is a command of somebody else's that is built in.
@@ -95,7 +95,7 @@ type SessionReader interface {
 	// error session.ErrNoLab where no lab is.
 	Current() (*labs.Lab, *labs.Step, error)
 	// Hint shows the next hint.
-	Hint(step string) (session.Hint, error)
+	Hint(ctx context.Context, step string) (session.Hint, error)
 }
 
 // lister is a provider that knows which clusters have anything on this host.

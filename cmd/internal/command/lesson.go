@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -14,6 +15,9 @@ import (
 	"github.com/ropes-dev/ropes/labs/session"
 	"github.com/spf13/cobra"
 )
+
+// providerExisting is the provider whose clusters are not ropes' own.
+const providerExisting = "existing"
 
 // lesson is what the lab commands work on: the labs and the learner's session.
 type lesson struct {
@@ -36,8 +40,8 @@ func (d *Deps) open(ctx context.Context, live bool, obs session.Observer) (*less
 		}
 	}
 	l.session, err = d.Session(session.Options{
-		Cluster: d.cluster, Kubeconfig: l.on.Kubeconfig, StateDir: StateDir(d.Getenv),
-		Labs: catalog, Log: d.Log, Observer: obs,
+		Cluster: d.cluster, Kubeconfig: l.on.Kubeconfig, StateDir: filepath.Join(StateDir(d.Getenv), "progress"),
+		Adopt: l.on.Provider != providerExisting, Labs: catalog, Log: d.Log, Observer: obs,
 	})
 	if err != nil {
 		return nil, l.explain(err)
@@ -54,8 +58,11 @@ func (d *Deps) narrator() session.Observer {
 	})
 }
 
-// explain adds to a session's error what the learner can do.
+// explain adds to a session's error what the learner can do, unless the error says so itself.
 func (l *lesson) explain(err error) error {
+	if strings.Contains(err.Error(), "`ropes ") {
+		return err
+	}
 	ropes := "ropes " + l.nameFlag()
 	for _, known := range []struct {
 		is   error

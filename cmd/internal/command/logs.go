@@ -136,12 +136,11 @@ func (o *logsOptions) printList(list []LogComponent, apiErr error) error {
 }
 
 func (o *logsOptions) copyHost(ctx context.Context) error {
-	log, err := o.Logs.Open(o.cluster, o.component, o.follow)
+	log, err := o.Logs.Open(ctx, o.cluster, o.component, o.follow)
 	if err != nil {
 		return fmt.Errorf("open log of %s: %w", o.component, err)
 	}
 	defer log.Close()
-	defer context.AfterFunc(ctx, func() { log.Close() })()
 	if _, err := io.Copy(o.Out, log); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("read log of %s: %w", o.component, err)
 	}

@@ -38,16 +38,17 @@ Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 a step is not met, 130 in
 			if len(args) == 0 {
 				return nil
 			}
-			var names []string
-			for _, c := range cmd.Commands() {
-				if c.IsAvailableCommand() {
-					names = append(names, c.Name())
-				}
-			}
-			return fmt.Errorf("unknown command %q%s", args[0], didYouMean(args[0], names))
+			return unknownCommand(cmd, args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	// Where the command is unknown, its flags are too: the command is what to tell of.
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if words := cmd.Flags().Args(); cmd == root && len(words) > 0 {
+			return unknownCommand(cmd, words[0])
+		}
+		return err
+	})
 	root.SetHelpCommandGroupID(groupTools)
 	root.SetCompletionCommandGroupID(groupTools)
 	root.AddGroup(
@@ -79,6 +80,16 @@ Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 a step is not met, 130 in
 	add(groupLabs, newLabsCmd(d), newStartCmd(d), newCheckCmd(d), newWatchCmd(d), newHintCmd(d), newSolutionCmd(d), newResetCmd(d))
 	add(groupTools, newShellCmd(d), newKubectlCmd(d), newIstioctlCmd(d), newVersionCmd(d))
 	return root
+}
+
+func unknownCommand(root *cobra.Command, word string) error {
+	var names []string
+	for _, c := range root.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return fmt.Errorf("unknown command %q%s", word, didYouMean(word, names))
 }
 
 // run makes the function that cobra calls out of one that needs no cobra.

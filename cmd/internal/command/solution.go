@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"time"
 
+	"github.com/ropes-dev/ropes/labs"
+	"github.com/ropes-dev/ropes/labs/session"
 	"github.com/spf13/cobra"
 )
 
@@ -69,35 +68,27 @@ func runSolution(ctx context.Context, o *solutionOptions) error {
 	if _, err := o.running(ctx); err != nil {
 		return err
 	}
-	if err := o.script(ctx, step.Solution); err != nil {
+	return o.applySolution(ctx, step)
+}
+
+// applySolution runs a solution as its lab's author wrote it.
+func (o *solutionOptions) applySolution(ctx context.Context, step *labs.Step) error {
+	if err := o.ensureKubeconfig(ctx); err != nil {
+		return err
+	}
+	bin, err := o.linkTools()
+	if err != nil {
+		return err
+	}
+	output, err := session.RunScript(ctx, o.ownKubeconfig(), bin, step.Solution)
+	fmt.Fprint(o.Out, output)
+	var ended *session.ScriptError
+	if errors.As(err, &ended) {
+		return fmt.Errorf("the solution of step %s ended with status %d", step.ID, ended.Status)
+	}
+	if err != nil {
 		return fmt.Errorf("solution of step %s: %w", step.ID, err)
 	}
 	o.err.Printf("The solution of step %s has run. Next: ropes %scheck\n", step.ID, o.nameFlag())
 	return nil
-}
-
-// killDelay is what a script gets for ending after it was told to.
-const killDelay = 3 * time.Second
-
-// script runs a lab's script as labs/FORMAT.md has it.
-func (d *Deps) script(ctx context.Context, text string) error {
-	env, err := d.toolEnv(ctx)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(d.clusterDir(), "script-*.sh")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "sh", "-eu", f.Name())
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = killDelay
-	cmd.Env = env
-	cmd.Stdout, cmd.Stderr = d.Out, d.Err
-	return cmd.Run()
 }
