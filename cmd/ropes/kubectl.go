@@ -34,7 +34,7 @@ func (kubectl) Run(kubeconfig string, args []string, failed func()) int {
 		failed()
 		os.Exit(code)
 	})
-	_ = logs.GlogSetter(cmd.GetLogVerbosity(os.Args)) // a bad level is told when flags are parsed
+	_, _ = logs.GlogSetter(cmd.GetLogVerbosity(os.Args)) // a bad level is told when flags are parsed
 	// Plugins are looked for as kubectl does: the learner may have some.
 	if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
 		util.CheckErr(err)

@@ -377,7 +377,7 @@ func (s *fakeSession) Watch(ctx context.Context) error {
 	return s.watch(ctx, s.tell)
 }
 
-func (s *fakeSession) Hint(_ context.Context, step string) (session.Hint, error) {
+func (s *fakeSession) Hint(step string) (session.Hint, error) {
 	s.hints = min(s.hints+1, 2)
 	return session.Hint{Step: step, Tier: s.hints, Of: 2, Text: []string{"Think.", "Do `it`."}[s.hints-1]}, nil
 }

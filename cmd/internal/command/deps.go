@@ -95,7 +95,7 @@ type SessionReader interface {
 	// error session.ErrNoLab where no lab is.
 	Current() (*labs.Lab, *labs.Step, error)
 	// Hint shows the next hint.
-	Hint(ctx context.Context, step string) (session.Hint, error)
+	Hint(step string) (session.Hint, error)
 }
 
 // lister is a provider that knows which clusters have anything on this host.

@@ -43,7 +43,7 @@ func runHint(ctx context.Context, o *hintOptions) error {
 	if step == nil {
 		return failf("try: ropes "+o.nameFlag()+"hint STEP for one of them", "all steps of lab %s are met", lab.ID)
 	}
-	h, err := l.session.Hint(ctx, step.ID)
+	h, err := l.session.Hint(step.ID)
 	if err != nil {
 		return l.explain(err)
 	}
