@@ -36,7 +36,7 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: p
-  namespace: n
+  namespace: nn
   annotations: {sidecar.istio.io/status: '{"initContainers":["istio-init","istio-proxy"],"containers":null,"volumes":["istio-token"]}'}
 spec:
   nodeName: worker

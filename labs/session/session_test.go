@@ -295,7 +295,7 @@ func TestResetProves(t *testing.T) {
 }
 
 func TestStartLeavesForeignNamespacesAlone(t *testing.T) {
-	ns := clustertest.Object(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, uid: n}")
+	ns := clustertest.Object(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, uid: nu}")
 	err := newBench(t, false, ns).Start(t.Context(), "demo")
 	if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "kubectl delete namespace demo") {
 		t.Errorf("got %v", err)
