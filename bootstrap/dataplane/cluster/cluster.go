@@ -72,6 +72,7 @@ type Cluster struct {
 	autoSNI        bool
 	autoSAN        bool
 	limits         Limits
+	localityLB     bool // share the load by locality weight first
 	mx             bool // istio.metadata_exchange among the cluster's network filters
 	metadata       map[string]map[string]any
 
@@ -82,6 +83,7 @@ type Cluster struct {
 	stopDNS     context.CancelFunc
 	active      atomic.Int64 // requests in flight
 	retries     atomic.Int64
+	pending     atomic.Int64 // requests that wait for a connection
 	connections atomic.Int64
 }
 
@@ -90,12 +92,12 @@ type Limits struct{ Connections, Pending, Requests, Retries uint32 }
 
 // Stats are the counters of one cluster.
 type Stats struct {
-	Scope                                                        stats.Scope
-	Requests, Success, NoEndpoint, ConnectFail, Connects         *stats.Counter
-	Overflow, Retry, RetrySuccess, Timeout, PerTry, RxReset      *stats.Counter
-	Sent, Received, TLSHandshake, TLSFail, TLSVerifyFail, Closed *stats.Counter
-	Status                                                       [6]*stats.Counter // by class, [2] is 2xx
-	ActiveRequests, ActiveConns, Members, Healthy                *stats.Gauge
+	Scope                                                                 stats.Scope
+	Requests, Success, NoEndpoint, ConnectFail, Connects                  *stats.Counter
+	Overflow, ConnOverflow, Retry, RetrySuccess, Timeout, PerTry, RxReset *stats.Counter
+	Sent, Received, TLSHandshake, TLSFail, TLSVerifyFail, Closed          *stats.Counter
+	Status                                                                [6]*stats.Counter // by class, [2] is 2xx
+	ActiveRequests, ActiveConns, Members, Healthy                         *stats.Gauge
 }
 
 // NewStats registers the counters of cluster name in r.
@@ -106,7 +108,8 @@ func NewStats(r *stats.Registry, name string) *Stats {
 		Requests: r.Counter(sc, "upstream_rq_total"), Success: r.Counter(sc, "upstream_rq_completed"),
 		NoEndpoint: r.Counter(sc, "upstream_cx_none_healthy"), ConnectFail: r.Counter(sc, "upstream_cx_connect_fail"),
 		Connects: r.Counter(sc, "upstream_cx_total"), Overflow: r.Counter(sc, "upstream_rq_pending_overflow"),
-		Retry: r.Counter(sc, "upstream_rq_retry"), RetrySuccess: r.Counter(sc, "upstream_rq_retry_success"),
+		ConnOverflow: r.Counter(sc, "upstream_cx_overflow"),
+		Retry:        r.Counter(sc, "upstream_rq_retry"), RetrySuccess: r.Counter(sc, "upstream_rq_retry_success"),
 		Timeout: r.Counter(sc, "upstream_rq_timeout"), PerTry: r.Counter(sc, "upstream_rq_per_try_timeout"),
 		RxReset: r.Counter(sc, "upstream_rq_rx_reset"), Sent: r.Counter(sc, "upstream_cx_tx_bytes_total"),
 		Received: r.Counter(sc, "upstream_cx_rx_bytes_total"), TLSHandshake: r.Counter(sc, "ssl.handshake"),

@@ -116,7 +116,7 @@ func (c *Cluster) setKind(p *clusterv3.Cluster) error {
 }
 
 func (c *Cluster) setCommonLB(p *clusterv3.Cluster) error {
-	// locality_weighted_lb_config is accepted: localities of one priority share the load by endpoint weight.
+	c.localityLB = p.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil
 	const known = "locality_weighted_lb_config healthy_panic_threshold override_host_status update_merge_window " +
 		"ignore_new_hosts_until_first_hc close_connections_on_host_set_change"
 	if err := fields.Check(p.GetCommonLbConfig(), known); err != nil {

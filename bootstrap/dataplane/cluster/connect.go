@@ -47,7 +47,7 @@ func (e *TLSError) Unwrap() error { return e.Err }
 func (c *Cluster) Connect(ctx context.Context, e *Endpoint, o ConnectOptions) (net.Conn, error) {
 	if n := c.connections.Add(1); c.limits.Connections > 0 && n > int64(c.limits.Connections) {
 		c.connections.Add(-1)
-		c.Stats.Overflow.Inc()
+		c.Stats.ConnOverflow.Inc()
 		return nil, ErrOverflow
 	}
 	nc, err := c.connect(ctx, e, o)
@@ -189,7 +189,10 @@ func (c *Cluster) ProtocolFor(major int) Protocol {
 }
 
 func (c *Cluster) newPool(e *Endpoint, proto Protocol, o ConnectOptions) upstream.Pool {
-	opts := upstream.Options{IdleTimeout: c.idleTimeout, MaxRequests: c.maxPerConn}
+	opts := upstream.Options{
+		IdleTimeout: c.idleTimeout, MaxRequests: c.maxPerConn, Enqueue: c.enqueue,
+		Full: func(err error) bool { return errors.Is(err, ErrOverflow) },
+	}
 	dial := func(ctx context.Context) (net.Conn, error) { return c.Connect(ctx, e, o) }
 	switch proto {
 	case HTTP2:
@@ -199,6 +202,16 @@ func (c *Cluster) newPool(e *Endpoint, proto Protocol, o ConnectOptions) upstrea
 	default:
 		return upstream.NewH1(dial, opts)
 	}
+}
+
+// enqueue counts a request that waits for a connection against the circuit breaker.
+func (c *Cluster) enqueue() (func(), bool) {
+	if n := c.pending.Add(1); c.limits.Pending > 0 && n > int64(c.limits.Pending) {
+		c.pending.Add(-1)
+		c.Stats.Overflow.Inc()
+		return nil, false
+	}
+	return func() { c.pending.Add(-1) }, true
 }
 
 // autoPool learns by ALPN whether the endpoint speaks HTTP/2 and keeps to it.

@@ -68,7 +68,7 @@ func (c *Cluster) resolve(ctx context.Context, r Resolver) {
 		}
 		for _, ip := range ips {
 			e := &Endpoint{
-				Network: "tcp", Address: net.JoinHostPort(ip.Unmap().String(), port), Hostname: name, Weight: h.Weight,
+				Network: "tcp", Address: net.JoinHostPort(ip.Unmap().String(), port), Hostname: name, Weight: h.Weight, Share: h.Share,
 				Priority: h.Priority, Locality: h.Locality, Health: h.Health, Metadata: h.Metadata, Proto: h.Proto, socket: h.socket,
 			}
 			if ap, err := netip.ParseAddrPort(e.Address); err == nil {

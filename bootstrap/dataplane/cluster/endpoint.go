@@ -25,6 +25,7 @@ type Endpoint struct {
 	Addr     netip.AddrPort
 	Hostname string
 	Weight   uint32
+	Share    uint32 // weight of the endpoint's locality, 0 when not set
 	Priority uint32
 	Locality *corev3.Locality
 	Health   corev3.HealthStatus
@@ -142,6 +143,9 @@ func (c *Cluster) parseEndpoint(l *endpointv3.LocalityLbEndpoints, lb *endpointv
 		Hostname: lb.GetEndpoint().GetHostname(), Weight: 1, Priority: l.GetPriority(), Locality: l.GetLocality(),
 		Health: lb.GetHealthStatus(), Metadata: lb.GetMetadata(), Proto: lb,
 	}
+	if c.localityLB {
+		e.Share = l.GetLoadBalancingWeight().GetValue()
+	}
 	if w := lb.GetLoadBalancingWeight(); w != nil {
 		e.Weight = w.GetValue()
 	}
@@ -218,7 +222,7 @@ func (c *Cluster) swap(all []*Endpoint, from *endpointv3.ClusterLoadAssignment) 
 }
 
 func (e *Endpoint) sameRank(o *Endpoint) bool {
-	return e.Weight == o.Weight && e.Priority == o.Priority && e.Health == o.Health &&
+	return e.Weight == o.Weight && e.Share == o.Share && e.Priority == o.Priority && e.Health == o.Health &&
 		proto.Equal(e.Locality, o.Locality) && proto.Equal(e.Metadata, o.Metadata)
 }
 

@@ -66,7 +66,7 @@ func newEndpointSet(all []*Endpoint, from *endpointv3.ClusterLoadAssignment, lb 
 	}
 	for i := range s.levels {
 		l := &s.levels[i]
-		l.schedule = schedule(l.hosts)
+		l.schedule = schedule(l.hosts, effective(l.hosts))
 		// A fresh start at a random place keeps many proxies from hitting the first host together.
 		if len(l.schedule) > 0 {
 			l.next.Store(rand.Uint64N(uint64(len(l.schedule))))
@@ -77,14 +77,36 @@ func newEndpointSet(all []*Endpoint, from *endpointv3.ClusterLoadAssignment, lb 
 
 const maxSchedule = 1024
 
+// effective gives each host's share of the load: its own weight, or where localities have weights, its part of its
+// locality's.
+func effective(hosts []*Endpoint) []uint64 {
+	out := make([]uint64, len(hosts))
+	sums, shared := map[string]uint64{}, false
+	key := func(e *Endpoint) string {
+		return e.Locality.GetRegion() + "/" + e.Locality.GetZone() + "/" + e.Locality.GetSubZone()
+	}
+	for _, h := range hosts {
+		shared = shared || h.Share > 0
+		sums[key(h)] += uint64(h.Weight)
+	}
+	for i, h := range hosts {
+		out[i] = uint64(h.Weight)
+		if shared {
+			const fine = 1000 // keeps small weights apart after the division
+			out[i] = uint64(h.Share) * uint64(h.Weight) * fine / max(sums[key(h)], 1)
+		}
+	}
+	return out
+}
+
 // schedule spreads hosts by weight with smooth weighted round robin.
-func schedule(hosts []*Endpoint) []*Endpoint {
+func schedule(hosts []*Endpoint, weights []uint64) []*Endpoint {
 	equal := true
 	var total, divisor uint64
-	for _, h := range hosts {
-		equal = equal && h.Weight == hosts[0].Weight
-		total += uint64(h.Weight)
-		divisor = gcd(divisor, uint64(h.Weight))
+	for _, w := range weights {
+		equal = equal && w == weights[0]
+		total += w
+		divisor = gcd(divisor, w)
 	}
 	if equal || total == 0 {
 		return hosts
@@ -97,9 +119,9 @@ func schedule(hosts []*Endpoint) []*Endpoint {
 	out := make([]*Endpoint, 0, slots)
 	for range slots {
 		best := -1
-		for i, h := range hosts {
-			credit[i] += int64(h.Weight)
-			if h.Weight > 0 && (best < 0 || credit[i] > credit[best]) {
+		for i, w := range weights {
+			credit[i] += int64(w)
+			if w > 0 && (best < 0 || credit[i] > credit[best]) {
 				best = i
 			}
 		}

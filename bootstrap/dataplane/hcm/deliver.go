@@ -72,6 +72,7 @@ func (s *Stream) copyBody(resp *http.Response) error {
 				return werr
 			}
 			s.sent += uint64(n)
+			s.moved()
 			if flusher != nil && (resp.ContentLength < 0 || int64(s.sent) < resp.ContentLength) {
 				flusher.Flush()
 			}
@@ -93,6 +94,9 @@ func (s *Stream) brokenResponse(err error) {
 	case errors.Is(cause, errTimeout):
 		s.flags |= accesslog.UpstreamRequestTimeout
 		s.details = "response_timeout"
+	case errors.Is(cause, errStreamIdle):
+		s.flags |= accesslog.StreamIdleTimeout
+		s.details = "stream_idle_timeout"
 	case errors.Is(cause, errMaxStream):
 		s.flags |= accesslog.UpstreamMaxStreamDurationReached
 		s.details = "upstream_max_stream_duration_reached"

@@ -80,7 +80,7 @@ func newFault(_ *Manager, name string, body *anypb.Any) (filter, error) {
 			select {
 			case <-t.C:
 			case <-s.ctx.Done():
-				return &reply{status: statusClientClosed, flags: accesslog.DownstreamConnectionTermination}
+				return &reply{flags: accesslog.DownstreamConnectionTermination, details: "downstream_remote_disconnect"}
 			}
 		}
 		if f.abort > 0 && (f.abortCoin == nil || f.abortCoin()) {

@@ -6,7 +6,6 @@ import (
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/rbac"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
@@ -86,7 +85,7 @@ func newRBAC(m *Manager, name string, body *anypb.Any) (filter, error) {
 			id = "none"
 		}
 		return &reply{
-			status: http.StatusForbidden, body: "RBAC: access denied", flags: accesslog.UnauthorizedExternalService,
+			status: http.StatusForbidden, body: "RBAC: access denied",
 			details: "rbac_access_denied_matched_policy[" + id + "]",
 		}
 	}}, nil

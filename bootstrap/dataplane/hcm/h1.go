@@ -16,33 +16,12 @@ import (
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
 )
-
-// headLimit bounds the bytes that one request head may take off the connection.
-type headLimit struct {
-	net.Conn
-	left int // negative: no limit
-}
-
-var errHeadTooLarge = errors.New("request head too large")
-
-func (l *headLimit) Read(p []byte) (int, error) {
-	if l.left == 0 {
-		return 0, errHeadTooLarge
-	}
-	if l.left > 0 && len(p) > l.left {
-		p = p[:l.left]
-	}
-	n, err := l.Conn.Read(p)
-	if l.left > 0 {
-		l.left -= n
-	}
-	return n, err
-}
 
 // serveH1 serves HTTP/1 requests one after the other.
 func (m *Manager) serveH1(ctx context.Context, c *network.Conn, first *bufio.Reader) {
-	lim := &headLimit{Conn: c.Conn, left: -1}
+	lim := upstream.NewHeadLimit(c.Conn)
 	rest := io.Reader(lim)
 	if n := first.Buffered(); n > 0 {
 		head, _ := first.Peek(n)
@@ -56,9 +35,9 @@ func (m *Manager) serveH1(ctx context.Context, c *network.Conn, first *bufio.Rea
 			return
 		}
 		_ = c.SetReadDeadline(deadline(m.headersTimeout))
-		lim.left = m.maxHeaderBytes
+		lim.Begin(m.maxHeaderBytes)
 		req, err := http.ReadRequest(br)
-		lim.left = -1
+		lim.End()
 		if err != nil {
 			m.badRequest(c, bw, err)
 			return
@@ -91,6 +70,7 @@ func (m *Manager) oneH1(ctx context.Context, c *network.Conn, req *http.Request,
 	var watch *watcher
 	if body == http.NoBody {
 		watch = watchClient(c, br, cancel)
+		w.watch = watch
 	}
 	m.server.ServeHTTP(w, req.WithContext(ctx))
 	if watch != nil {
@@ -153,7 +133,7 @@ func (m *Manager) badRequest(c *network.Conn, bw *bufio.Writer, err error) {
 		return
 	case errors.As(err, &ne) && ne.Timeout():
 		status, details = http.StatusRequestTimeout, "request_header_timeout"
-	case errors.Is(err, errHeadTooLarge):
+	case errors.Is(err, upstream.ErrHeadTooLarge):
 		status, details = http.StatusRequestHeaderFieldsTooLarge, "http1.headers_too_large"
 	case errors.Is(err, errUpgradeRequired):
 		status, details = http.StatusUpgradeRequired, "low_version"

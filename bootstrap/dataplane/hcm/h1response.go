@@ -31,6 +31,7 @@ type h1Response struct {
 	hijacked   bool
 	broken     bool
 	lingering  bool // the client may still be sending
+	watch      *watcher
 	err        error
 }
 
@@ -163,6 +164,9 @@ func (w *h1Response) abort() {
 
 // hijack sends the head of a 101 response and gives the byte stream over.
 func (w *h1Response) hijack(status int, h http.Header) (io.ReadWriteCloser, error) {
+	if w.watch != nil {
+		w.watch.stop() // the client's bytes are read by somebody else from now on
+	}
 	w.hijacked, w.status = true, status
 	b := w.bw
 	b.WriteString("HTTP/1.1 ")

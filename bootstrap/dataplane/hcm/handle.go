@@ -25,7 +25,7 @@ func (m *Manager) serveStream(w http.ResponseWriter, r *http.Request) {
 		requestLength: r.ContentLength,
 	}
 	s.ctx, s.stop = context.WithCancelCause(r.Context())
-	s.received.ReadCloser = r.Body
+	s.received.ReadCloser, s.received.moved = r.Body, s.moved
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &s.received
 	}
@@ -35,6 +35,10 @@ func (m *Manager) serveStream(w http.ResponseWriter, r *http.Request) {
 	if m.maxStream > 0 {
 		t := time.AfterFunc(m.maxStream, func() { s.stop(errMaxStream) })
 		defer t.Stop()
+	}
+	if m.streamIdle > 0 {
+		s.idle = time.AfterFunc(m.streamIdle, func() { s.stop(errStreamIdle) })
+		defer s.idle.Stop()
 	}
 	if rep := s.prepare(); rep != nil {
 		s.answer(rep)
@@ -56,9 +60,10 @@ func (m *Manager) serveStream(w http.ResponseWriter, r *http.Request) {
 }
 
 var (
-	errMaxStream = errors.New("max stream duration")
-	errTimeout   = errors.New("upstream request timeout")
-	errPerTry    = errors.New("upstream per try timeout")
+	errMaxStream  = errors.New("max stream duration")
+	errStreamIdle = errors.New("stream timeout")
+	errTimeout    = errors.New("upstream request timeout")
+	errPerTry     = errors.New("upstream per try timeout")
 )
 
 // pick finds the route; without one the router answers 404.
@@ -95,11 +100,14 @@ func (s *Stream) perFilter(name string) any {
 	return s.route.vhost.perFilter[name]
 }
 
-// answer sends a response made here, through the response filters.
+// answer sends a response made here, through the response filters. A reply without status only records what happened.
 func (s *Stream) answer(r *reply) {
 	s.flags |= r.flags
 	if s.details == "" {
 		s.details = r.details
+	}
+	if r.status == 0 {
+		return // nobody is there to read it
 	}
 	h := r.header
 	if h == nil {
@@ -115,6 +123,13 @@ func (s *Stream) answer(r *reply) {
 	if r.body != "" && s.req.Method != http.MethodHead {
 		n, _ := s.w.Write([]byte(r.body))
 		s.sent += uint64(n)
+	}
+}
+
+// moved notes that bytes of the stream have moved, for the idle timeout.
+func (s *Stream) moved() {
+	if s.idle != nil {
+		s.idle.Reset(s.m.streamIdle)
 	}
 }
 

@@ -69,7 +69,7 @@ type Manager struct {
 	http10          bool
 
 	idle, headersTimeout, requestTimeout time.Duration
-	streamIdle, drain, maxStream         time.Duration
+	streamIdle, maxStream                time.Duration
 	maxHeaderBytes                       int
 	underscores                          int // 0 allow, 1 reject, 2 drop
 	h2                                   h2Settings
@@ -113,7 +113,7 @@ func Compile(p *hcmv3.HttpConnectionManager, env *Env, dir network.Direction, lo
 		xfcc: p.GetForwardClientCertDetails(), xfccSet: p.GetSetCurrentClientCertDetails(),
 		normalize: p.GetNormalizePath().GetValue(), mergeSlashes: p.GetMergeSlashes(), escaped: p.GetPathWithEscapedSlashesAction(),
 		stripAnyPort: p.GetStripAnyHostPort(), stripMatching: p.GetStripMatchingHostPort(), upgrades: map[string]bool{},
-		idle: time.Hour, drain: 5 * time.Second, streamIdle: 5 * time.Minute, maxHeaderBytes: 60 << 10,
+		idle: time.Hour, streamIdle: 5 * time.Minute, maxHeaderBytes: 60 << 10,
 	}
 	if m.serverName == "" {
 		m.serverName = "envoy"
@@ -143,9 +143,6 @@ func (m *Manager) setProtocol(p *hcmv3.HttpConnectionManager) error {
 	}
 	if d := p.GetStreamIdleTimeout(); d != nil {
 		m.streamIdle = d.AsDuration()
-	}
-	if d := p.GetDrainTimeout(); d != nil {
-		m.drain = d.AsDuration()
 	}
 	m.requestTimeout = p.GetRequestTimeout().AsDuration()
 	m.headersTimeout = p.GetRequestHeadersTimeout().AsDuration()

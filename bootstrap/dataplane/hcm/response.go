@@ -95,12 +95,14 @@ func requestPath(r *http.Request) string {
 // countingBody counts the bytes of a request body.
 type countingBody struct {
 	io.ReadCloser
-	n atomic.Uint64
+	n     atomic.Uint64
+	moved func()
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.n.Add(uint64(n))
+	b.moved()
 	return n, err
 }
 

@@ -316,6 +316,10 @@ func (s *Stream) failed(f *forwardAction, e *upstream.Error) *reply {
 			status: http.StatusGatewayTimeout, flags: accesslog.UpstreamRequestTimeout, body: "upstream request timeout",
 			details: map[bool]string{true: "upstream_per_try_timeout", false: "response_timeout"}[errors.Is(e.Err, errPerTry)],
 		}
+	case errors.Is(e.Err, errStreamIdle):
+		return &reply{
+			status: http.StatusRequestTimeout, flags: accesslog.StreamIdleTimeout, body: "stream timeout", details: "stream_idle_timeout",
+		}
 	case errors.Is(e.Err, errMaxStream):
 		return &reply{
 			status: http.StatusGatewayTimeout, flags: accesslog.UpstreamMaxStreamDurationReached,
@@ -324,7 +328,7 @@ func (s *Stream) failed(f *forwardAction, e *upstream.Error) *reply {
 	case e.Stage == upstream.Cancelled:
 		s.flags |= accesslog.DownstreamConnectionTermination
 		s.details = "downstream_remote_disconnect"
-		return &reply{status: statusClientClosed}
+		return &reply{}
 	case errors.Is(e.Err, cluster.ErrOverflow):
 		return overflow()
 	}
@@ -359,6 +363,3 @@ func (s *Stream) failed(f *forwardAction, e *upstream.Error) *reply {
 		details: "upstream_reset_before_response_started{" + strings.ReplaceAll(detail, " ", "_") + "}",
 	}
 }
-
-// statusClientClosed is logged for a client that went away; nobody reads it.
-const statusClientClosed = 499

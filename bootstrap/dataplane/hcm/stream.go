@@ -24,9 +24,10 @@ type Stream struct {
 	stop context.CancelCauseFunc
 
 	start     time.Time
-	authority string // :authority as it goes upstream
-	path      string // :path with query
-	original  string // :path before rewriting, when it was
+	idle      *time.Timer // stream_idle_timeout, nil for none
+	authority string      // :authority as it goes upstream
+	path      string      // :path with query
+	original  string      // :path before rewriting, when it was
 	scheme    string
 	remote    netip.AddrPort // the client, after x-forwarded-for
 	edge      bool

@@ -73,8 +73,8 @@ type Listener struct {
 }
 
 type connStats struct {
-	total, destroyed, noChain, timeout, tlsError, handshake *stats.Counter
-	active                                                  *stats.Gauge
+	total, destroyed, noChain, timeout, tlsError, handshake, panics *stats.Counter
+	active                                                          *stats.Gauge
 }
 
 // chain is one filter chain. It lives on unchanged through listener updates that do not touch it.
@@ -331,6 +331,7 @@ func (k *compiler) connStats(l *Listener) *connStats {
 		total: k.stats.Counter(sc, "downstream_cx_total"), destroyed: k.stats.Counter(sc, "downstream_cx_destroy"),
 		noChain: k.stats.Counter(sc, "no_filter_chain_match"), timeout: k.stats.Counter(sc, "downstream_pre_cx_timeout"),
 		tlsError: k.stats.Counter(sc, "ssl.connection_error"), handshake: k.stats.Counter(sc, "ssl.handshake"),
+		panics: k.stats.Counter(sc, "panics"),
 		active: k.stats.Gauge(sc, "downstream_cx_active"),
 	}
 }

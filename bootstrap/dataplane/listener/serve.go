@@ -3,8 +3,8 @@ package listener
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
@@ -29,6 +29,13 @@ func (m *Manager) serve(ctx context.Context, nc net.Conn, l *Listener) {
 	defer l.stats.active.Dec()
 	defer l.stats.destroyed.Inc()
 	defer i.conn.Finish()
+	// A defect met by one connection must not end the others.
+	defer func() {
+		if r := recover(); r != nil {
+			l.stats.panics.Inc()
+			m.log.Error("panic", "listener", l.Name, "remote", i.conn.Remote, "err", r, "stack", string(debug.Stack()))
+		}
+	}()
 	if !m.inspect(l, i) {
 		return
 	}
@@ -107,7 +114,10 @@ func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.
 	}
 	for _, f := range c.filters {
 		if err := f.OnConnection(ctx, conn); err != nil {
-			m.log.Log(ctx, slog.LevelDebug, "connection refused", "listener", l.Name, "remote", conn.Remote, "why", err)
+			m.log.Debug("connection refused", "listener", l.Name, "remote", conn.Remote, "why", err)
+			if t, ok := c.terminal.(interface{ Refused(*network.Conn, error) }); ok {
+				t.Refused(conn, err)
+			}
 			return
 		}
 	}

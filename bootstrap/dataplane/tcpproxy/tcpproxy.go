@@ -113,6 +113,15 @@ func (p *Proxy) Serve(ctx context.Context, c *network.Conn) {
 	e.Flags |= r.Flags
 }
 
+// Refused logs a connection that a filter before this one has refused.
+func (p *Proxy) Refused(c *network.Conn, why error) {
+	e := hcm.ConnEntry(c)
+	e.Upstream.Cluster, e.ConnectionTerminationDetails, e.End = p.choose(), why.Error(), time.Now()
+	for _, l := range p.loggers {
+		l.Log(e)
+	}
+}
+
 // Result is what a finished connection tells the statistics filter; it is found under network.Conn.Result.
 type Result struct {
 	Cluster  string

@@ -20,6 +20,7 @@ type H1 struct {
 	idle   []*h1Conn // most recently used last
 	closed bool
 	sweep  *time.Timer
+	queue  queue
 }
 
 var _ Pool = (*H1)(nil)
@@ -32,6 +33,7 @@ type h1Conn struct {
 	pool    *H1
 	br      *bufio.Reader
 	bw      *bufio.Writer
+	limit   *HeadLimit
 	since   time.Time // idle since
 	served  uint32
 	onceEnd sync.Once
@@ -43,6 +45,7 @@ func (c *h1Conn) end() {
 		if c.pool.opts.OnClose != nil {
 			c.pool.opts.OnClose()
 		}
+		c.pool.queue.hand(nil)
 	})
 }
 
@@ -82,6 +85,9 @@ func (p *H1) put(c *h1Conn) {
 		c.end()
 		return
 	}
+	if p.queue.hand(c) {
+		return
+	}
 	c.since = time.Now()
 	p.idle = append(p.idle, c)
 	if p.sweep == nil {
@@ -113,7 +119,10 @@ func (p *H1) connect(ctx context.Context) (*h1Conn, error) {
 	if p.opts.OnConnect != nil {
 		p.opts.OnConnect()
 	}
-	return &h1Conn{Conn: nc, pool: p, br: bufio.NewReaderSize(nc, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10)}, nil
+	limit := NewHeadLimit(nc)
+	return &h1Conn{
+		Conn: nc, pool: p, br: bufio.NewReaderSize(limit, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10), limit: limit,
+	}, nil
 }
 
 // RoundTrip implements Pool.
@@ -131,6 +140,9 @@ func (p *H1) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	c, err := p.connect(ctx)
+	if err != nil && p.opts.Full != nil && p.opts.Full(err) {
+		c, err = p.wait(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -180,8 +192,13 @@ func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.
 	return resp, nil
 }
 
+// maxHead bounds the head of a response, interim responses included.
+const maxHead = 96 << 10
+
 // readResponse skips interim responses.
 func (c *h1Conn) readResponse(req *http.Request) (*http.Response, error) {
+	c.limit.Begin(maxHead)
+	defer c.limit.End()
 	for range 16 {
 		resp, err := http.ReadResponse(c.br, req)
 		if err != nil {

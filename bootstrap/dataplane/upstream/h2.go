@@ -27,7 +27,8 @@ var _ Pool = (*H2)(nil)
 
 type h2Conn struct {
 	*http2.ClientConn
-	raw net.Conn
+	raw    net.Conn
+	served uint32
 }
 
 type dialing struct {
@@ -102,6 +103,10 @@ func (p *H2) reserve(ctx context.Context) (*h2Conn, error) {
 		for _, c := range p.conns {
 			if found == nil && c.ReserveNewRequest() {
 				found = c
+				if c.served++; p.opts.MaxRequests > 0 && c.served >= p.opts.MaxRequests {
+					c.SetDoNotReuse()
+					continue // the request that has it finishes; nobody else gets it
+				}
 			}
 			if st := c.State(); st.Closed || (st.Closing && st.StreamsActive == 0) {
 				continue

@@ -60,11 +60,14 @@ func failed(ctx context.Context, stage Stage, err error) *Error {
 
 // Options tune a pool.
 type Options struct {
-	IdleTimeout time.Duration  // how long an idle connection is kept; 0 means one hour
-	MaxRequests uint32         // requests per connection; 0 means no limit
-	OnConnect   func()         // a connection was made
-	OnClose     func()         // a connection was closed
-	Info        func(net.Conn) // told the connection that carries the request
+	IdleTimeout time.Duration // how long an idle connection is kept; 0 means one hour
+	MaxRequests uint32        // requests per connection; 0 means no limit
+	OnConnect   func()        // a connection was made
+	OnClose     func()        // a connection was closed
+	// Full reports whether a dial error means that no further connection is allowed now. Such requests wait for one to
+	// come free where Enqueue allows it; the function it returns is called when the wait is over.
+	Full    func(error) bool
+	Enqueue func() (func(), bool)
 }
 
 func (o Options) idle() time.Duration {
