@@ -7,6 +7,7 @@ import (
 
 	"istio.io/istio/istioctl/cmd"
 	"istio.io/istio/pkg/log"
+	"k8s.io/klog/v2"
 
 	"github.com/ropes-dev/ropes/cmd/internal/command"
 )
@@ -19,6 +20,7 @@ var _ command.Tool = istioctl{}
 // Run implements command.Tool.
 func (istioctl) Run(kubeconfig string, args []string, failed func()) int {
 	alone("istioctl", kubeconfig, args)
+	klog.SetLogger(log.NewLogrAdapter(log.KlogScope)) // as its own main finds it
 	if err := cmd.ConfigAndEnvProcessing(); err != nil {
 		fmt.Fprintf(os.Stderr, "Could not initialize: %v\n", err)
 		return cmd.GetExitCode(err)
@@ -33,8 +35,9 @@ func (istioctl) Run(kubeconfig string, args []string, failed func()) int {
 }
 
 // Complete implements command.Tool.
-func (istioctl) Complete(args []string) (string, error) {
+func (istioctl) Complete(kubeconfig string, args []string) (string, error) {
 	var out, errs bytes.Buffer
+	alone("istioctl", kubeconfig, args)
 	c := cmd.GetRootCmd(append([]string{"__complete"}, args...))
 	c.SetOut(&out)
 	c.SetErr(&errs)

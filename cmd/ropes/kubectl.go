@@ -12,6 +12,7 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // as in the released kubectl
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
+	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	"k8s.io/kubectl/pkg/cmd/util"
@@ -27,6 +28,7 @@ var _ command.Tool = kubectl{}
 // Run implements command.Tool.
 func (kubectl) Run(kubeconfig string, args []string, failed func()) int {
 	alone("kubectl", kubeconfig, args)
+	klog.ClearLogger() // Istio's packages have taken it
 	util.BehaviorOnFatal(func(msg string, code int) {
 		if msg != "" {
 			fmt.Fprintln(os.Stderr, strings.TrimSuffix(msg, "\n"))
@@ -43,9 +45,9 @@ func (kubectl) Run(kubeconfig string, args []string, failed func()) int {
 }
 
 // Complete implements command.Tool.
-func (kubectl) Complete(args []string) (string, error) {
+func (kubectl) Complete(kubeconfig string, args []string) (string, error) {
 	var out, errs bytes.Buffer
-	os.Args = append([]string{"kubectl", "__complete"}, args...)
+	alone("kubectl", kubeconfig, append([]string{"__complete"}, args...))
 	c := cmd.NewDefaultKubectlCommandWithArgs(cmd.KubectlOptions{
 		PluginHandler: cmd.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
 		Arguments:     os.Args,

@@ -15,6 +15,7 @@ import (
 	"github.com/ropes-dev/ropes/labs/session"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // deps joins the commands with all that they work on.
@@ -25,6 +26,7 @@ func deps(std stdio, self string) command.Deps {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: level}))
+	klog.SetSlogLogger(log) // else client libraries write where they like
 	d := command.Deps{
 		In: std.in, Out: std.out, Err: std.err,
 		Getenv: os.Getenv, Environ: os.Environ(), Self: self, Root: os.Geteuid() == 0,

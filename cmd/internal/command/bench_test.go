@@ -260,7 +260,7 @@ func (f *fakeTool) Run(kubeconfig string, args []string, failed func()) int {
 	return f.code
 }
 
-func (f *fakeTool) Complete(args []string) (string, error) {
+func (f *fakeTool) Complete(_ string, args []string) (string, error) {
 	return "pods\tthings\nfor " + strings.Join(args, " ") + "\n:4\nCompletion ended with directive\n", nil
 }
 

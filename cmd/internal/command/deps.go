@@ -71,7 +71,7 @@ type Tool interface {
 	// instead. failed is called before either where it did not succeed.
 	Run(kubeconfig string, args []string, failed func()) int
 	// Complete answers a shell's request for completion as cobra's __complete does.
-	Complete(args []string) (string, error)
+	Complete(kubeconfig string, args []string) (string, error)
 }
 
 // Session is one learner's way through the labs on one cluster; package session has it. A

@@ -40,7 +40,7 @@ func newToolCmd(d *Deps, name, short string, tool Tool) *cobra.Command {
 			})(cmd, args)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-			return completeTool(tool, append(args, toComplete))
+			return d.completeTool(tool, append(args, toComplete))
 		},
 	}
 }
@@ -84,8 +84,12 @@ func choosesContext(args []string) bool {
 }
 
 // completeTool turns the answer of another cobra command into ours.
-func completeTool(tool Tool, args []string) ([]string, cobra.ShellCompDirective) {
-	answer, err := tool.Complete(args)
+func (d *Deps) completeTool(tool Tool, args []string) ([]string, cobra.ShellCompDirective) {
+	conf := ""
+	if !choosesContext(args) {
+		conf = d.ownKubeconfig()
+	}
+	answer, err := tool.Complete(conf, args)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
