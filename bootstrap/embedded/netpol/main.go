@@ -13,10 +13,10 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/knftables"
+
+	"github.com/ropes-dev/ropes/bootstrap/embedded/apiclient"
 )
 
 // DefaultHealth is where readiness is told: /readyz on the node's loopback answers 200
@@ -74,11 +74,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("use nftables: %w", err)
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	if err != nil {
-		return err
-	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := apiclient.New(o.kubeconfig)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/embedded/apiclient"
 )
 
 const (
@@ -70,11 +70,7 @@ func Main(ctx context.Context, args []string, log *slog.Logger) error {
 		return fmt.Errorf("storage-provisioner: %w", err)
 	}
 	klog.SetSlogLogger(log)
-	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	if err != nil {
-		return fmt.Errorf("storage-provisioner: %w", err)
-	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := apiclient.New(o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("storage-provisioner: %w", err)
 	}
