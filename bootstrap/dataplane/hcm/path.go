@@ -12,10 +12,10 @@ import (
 func (s *Stream) normalizePath() *reply {
 	m := s.m
 	bare, query, hasQuery := strings.Cut(s.path, "?")
-	if i := strings.IndexByte(bare, '#'); i >= 0 {
-		bare = bare[:i]
-	}
 	was := bare
+	if i := strings.IndexByte(bare, '#'); i >= 0 {
+		bare, hasQuery = bare[:i], false // a fragment has no business here, nor has what follows it
+	}
 	if m.escaped != hcmv3.HttpConnectionManager_KEEP_UNCHANGED && m.escaped != 0 && hasEscapedSlash(bare) {
 		switch m.escaped {
 		case hcmv3.HttpConnectionManager_REJECT_REQUEST:
