@@ -1,0 +1,114 @@
+package peer
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+func workload(t testing.TB, name string) *Info {
+	t.Helper()
+	s, err := structpb.NewStruct(map[string]any{
+		"NAME": name + "-0", "NAMESPACE": "ns", "WORKLOAD_NAME": name, "CLUSTER_ID": "Kubernetes",
+		"OWNER": "kubernetes://apis/apps/v1/namespaces/ns/deployments/" + name, "LABELS": map[string]any{"app": name, "version": "v1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return FromNode("sidecar~10.0.0.1~"+name+".ns~ns.svc.cluster.local", s)
+}
+
+func TestHeadersRoundTrip(t *testing.T) {
+	in := workload(t, "a")
+	if in.CanonicalName != "a" || in.CanonicalRevision != "latest" {
+		t.Errorf("defaults %+v", in)
+	}
+	if diff := cmp.Diff(in, Decode(in.ID, in.Encode())); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{"", "!!!", "AAAA//", strings.Repeat("A", maxHeader+1)} {
+		if got := Decode("x", bad); got != nil {
+			t.Errorf("%.10q gave %+v", bad, got)
+		}
+	}
+}
+
+func TestExchange(t *testing.T) {
+	a, b := net.Pipe()
+	wa, wb := workload(t, "a"), workload(t, "b")
+	learnt := make(chan *Info, 1)
+	go func() {
+		x, err := Exchange(a, wa, nil)
+		if err == nil {
+			_, _ = io.WriteString(x, "hello")
+			_, _ = x.Read(make([]byte, 1))
+		}
+		_ = a.Close()
+	}()
+	// The other side reads first: frames and data come in one stream.
+	e := &Exchanging{Conn: b, learnt: func(i *Info) { learnt <- i }}
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(e, buf); err != nil || string(buf) != "hello" {
+		t.Fatalf("%q %v", buf, err)
+	}
+	if diff := cmp.Diff(wa, <-learnt); diff != "" {
+		t.Error(diff)
+	}
+	f, err := Frame(wb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Write(append(f, 'x')); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.Close()
+}
+
+func TestStreamWithoutFramePassesThrough(t *testing.T) {
+	for _, in := range []string{"x", "=#plain text", "=", ""} {
+		a, b := net.Pipe()
+		go func() {
+			_, _ = io.WriteString(a, in)
+			_ = a.Close()
+		}()
+		got, err := io.ReadAll(&Exchanging{Conn: b, learnt: func(i *Info) {
+			if i != nil {
+				t.Errorf("learnt %+v from %q", i, in)
+			}
+		}})
+		if string(got) != in || err != nil {
+			t.Errorf("%q came out as %q %v", in, got, err)
+		}
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	frame, err := Frame(workload(f, "a"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(frame)
+	f.Add([]byte("=#\x04g\xff\xff\xff\xff"))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readFrame(strings.NewReader(string(b))) })
+}
+
+func TestServiceOf(t *testing.T) {
+	for _, tc := range []struct {
+		meta    any
+		cluster string
+		want    Service
+	}{
+		{[]any{map[string]any{"host": "a.ns.svc", "name": "a", "namespace": "ns"}}, "x", Service{"a.ns.svc", "a", "ns"}},
+		{nil, "outbound|80||b.example", Service{Host: "b.example"}},
+		{nil, "inbound|80||", Service{}},
+		{nil, "PassthroughCluster", Service{Host: "PassthroughCluster", Name: "PassthroughCluster"}},
+	} {
+		if got := ServiceOf(tc.meta, tc.cluster); got != tc.want {
+			t.Errorf("%s: %+v, want %+v", tc.cluster, got, tc.want)
+		}
+	}
+}
