@@ -295,4 +295,3 @@ func isDropped(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
-
