@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane"
@@ -13,7 +14,12 @@ import (
 const role = "ROPES_E2E_ROLE"
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "envoy" {
+		os.Exit(dataplane.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
 	switch os.Getenv(role) {
+	case "agent":
+		os.Exit(runAgent(os.Args[1:]))
 	case "envoy":
 		os.Exit(dataplane.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	case "app":

@@ -33,6 +33,7 @@ type world struct {
 	ca     *authority
 	dir    string
 	ads    string
+	tcp    bool // istiod listens on TCP instead of a socket
 }
 
 // pod is an application with or without the proxy beside it.
@@ -68,6 +69,12 @@ func openSocket(t *testing.T, path string) {
 
 func newWorld(t *testing.T, objects, configs string) *world {
 	t.Helper()
+	return newWorldOn(t, objects, configs, false)
+}
+
+// newWorldOn is newWorld with istiod on TCP where tcp says so, for clients that are pilot-agents.
+func newWorldOn(t *testing.T, objects, configs string, tcp bool) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
@@ -75,18 +82,25 @@ func newWorld(t *testing.T, objects, configs string) *world {
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	w := &world{t: t, dir: dir, ca: newAuthority(t), ads: filepath.Join(dir, "XDS")}
+	w := &world{t: t, tcp: tcp, dir: dir, ca: newAuthority(t), ads: filepath.Join(dir, "XDS")}
 	w.fabric = newFabric(t)
 	m := mesh.DefaultMeshConfig()
 	m.AccessLogFile = "./access.log" // in the directory of each pod; istiod's generators cache it per process
 	m.DefaultProviders = &meshapi.MeshConfig_DefaultProviders{Metrics: []string{"prometheus"}}
 	w.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
 		KubernetesObjectString: objects, ConfigString: configs, MeshConfig: m, DisableSecretAuthorization: true,
-		ListenerBuilder: func() (net.Listener, error) { return net.Listen("unix", w.ads) },
+		ListenerBuilder: func() (net.Listener, error) {
+			if w.tcp {
+				return w.fabric.listen(hubIP + ":15010")
+			}
+			return net.Listen("unix", w.ads)
+		},
 	})
 	security.AuthPlaintext = true
 	w.istiod.Discovery.Authenticators = []security.Authenticator{trusting{}}
-	openSocket(t, w.ads)
+	if !w.tcp {
+		openSocket(t, w.ads)
+	}
 	return w
 }
 

@@ -29,9 +29,32 @@ func newFabric(t *testing.T) *fabric {
 	must(t, f.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
 	br, err := f.nl.LinkByName("br0")
 	must(t, err)
+	must(t, f.nl.AddrAdd(br, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(hubIP), Mask: net.CIDRMask(16, 32)}}))
 	must(t, f.nl.LinkSetUp(br))
 	f.br = br
 	return f
+}
+
+// hubIP is the bridge's own address, where the test itself listens.
+const hubIP = "10.9.255.254"
+
+// listen opens a TCP port in the hub.
+func (f *fabric) listen(addr string) (net.Listener, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	old, err := netns.Get()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = old.Close() }()
+	if err := netns.Set(f.hub); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", addr)
+	if serr := netns.Set(old); serr != nil {
+		panic(serr)
+	}
+	return ln, err
 }
 
 // join makes a namespace with address ip/16 on the bridge.
