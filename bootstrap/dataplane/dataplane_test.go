@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	xdstype "github.com/cncf/xds/go/xds/type/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -22,8 +23,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
-
-	xdstype "github.com/cncf/xds/go/xds/type/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/xds"

@@ -39,7 +39,7 @@ type Proxy struct {
 	admin     *admin.Server
 	ads       *xds.Client
 
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // it bounds what the value itself started, not one call
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	quit   chan struct{}

@@ -20,7 +20,7 @@ import (
 
 // Manager owns all clusters. Lookups are lock-free; updates are serialised.
 type Manager struct {
-	ctx      context.Context // ends DNS refresh
+	ctx      context.Context //nolint:containedctx // it bounds what the value itself started, not one call
 	secrets  tlsctx.Secrets
 	stats    *stats.Registry
 	resolver Resolver

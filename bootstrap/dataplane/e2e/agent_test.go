@@ -9,12 +9,11 @@ import (
 	"testing"
 	"time"
 
+	meshapi "istio.io/api/mesh/v1alpha1"
 	"istio.io/istio/pilot/cmd/pilot-agent/app"
 	istioagent "istio.io/istio/pkg/istio-agent"
 	"istio.io/istio/pkg/security"
 	"istio.io/istio/security/pkg/nodeagent/sds"
-
-	meshapi "istio.io/api/mesh/v1alpha1"
 )
 
 // runAgent is istio's pilot-agent, as its own main starts it.

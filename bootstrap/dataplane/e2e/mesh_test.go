@@ -16,13 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netns"
+	meshapi "istio.io/api/mesh/v1alpha1"
 	"istio.io/istio/pilot/test/xds"
 	istiobootstrap "istio.io/istio/pkg/bootstrap"
 	"istio.io/istio/pkg/config/mesh"
 	"istio.io/istio/pkg/security"
-
-	"github.com/vishvananda/netns"
-	meshapi "istio.io/api/mesh/v1alpha1"
 )
 
 // world is a fake istiod with pods around it.

@@ -1,15 +1,15 @@
 package hcm
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
+
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
-	"google.golang.org/protobuf/types/known/structpb"
-
-	"crypto/tls"
 )
 
 // connEntry starts a log entry with the facts of a connection.

@@ -1,10 +1,9 @@
 package hcm
 
 import (
-	"strconv"
-
 	"crypto/tls"
 	"crypto/x509"
+	"strconv"
 	"strings"
 	"time"
 

@@ -2,11 +2,11 @@ package hcm
 
 import (
 	"fmt"
+	"net/http"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
-	"net/http"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"

@@ -48,7 +48,7 @@ func (w *h1Response) interim() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.status == 0 {
-		w.bw.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
+		upstream.Put(w.bw, "HTTP/1.1 100 Continue\r\n\r\n")
 		_ = w.bw.Flush()
 	}
 }
@@ -72,11 +72,11 @@ func (w *h1Response) WriteHeader(status int) {
 		w.closeAfter = true
 	}
 	b := w.bw
-	b.WriteString("HTTP/1.1 ")
-	b.WriteString(strconv.Itoa(status))
-	b.WriteByte(' ')
-	b.WriteString(http.StatusText(status))
-	b.WriteString("\r\n")
+	upstream.Put(b, "HTTP/1.1 ")
+	upstream.Put(b, strconv.Itoa(status))
+	_ = b.WriteByte(' ')
+	upstream.Put(b, http.StatusText(status))
+	upstream.Put(b, "\r\n")
 	for name, values := range w.header {
 		if name == "Content-Length" || upstream.IsHop(name) || strings.HasPrefix(name, http.TrailerPrefix) {
 			continue
@@ -85,20 +85,20 @@ func (w *h1Response) WriteHeader(status int) {
 	}
 	switch {
 	case w.length >= 0:
-		b.WriteString("content-length: ")
-		b.WriteString(strconv.FormatInt(w.length, 10))
-		b.WriteString("\r\n")
+		upstream.Put(b, "content-length: ")
+		upstream.Put(b, strconv.FormatInt(w.length, 10))
+		upstream.Put(b, "\r\n")
 	case w.noBody:
 	case w.req.ProtoAtLeast(1, 1):
 		w.chunked = true
-		b.WriteString("transfer-encoding: chunked\r\n")
+		upstream.Put(b, "transfer-encoding: chunked\r\n")
 	default:
 		w.closeAfter = true
 	}
 	if w.closeAfter {
-		b.WriteString("connection: close\r\n")
+		upstream.Put(b, "connection: close\r\n")
 	}
-	b.WriteString("\r\n")
+	upstream.Put(b, "\r\n")
 }
 
 // Write implements http.ResponseWriter.
@@ -139,13 +139,13 @@ func (w *h1Response) finish() error {
 		return errors.New("no response")
 	}
 	if w.chunked {
-		w.bw.WriteString("0\r\n")
+		upstream.Put(w.bw, "0\r\n")
 		for name, values := range w.header {
 			if t, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
 				upstream.WriteHeaders(w.bw, http.Header{t: values})
 			}
 		}
-		w.bw.WriteString("\r\n")
+		upstream.Put(w.bw, "\r\n")
 	}
 	if err := w.bw.Flush(); err != nil {
 		return err
@@ -169,13 +169,13 @@ func (w *h1Response) hijack(status int, h http.Header) (io.ReadWriteCloser, erro
 	}
 	w.hijacked, w.status = true, status
 	b := w.bw
-	b.WriteString("HTTP/1.1 ")
-	b.WriteString(strconv.Itoa(status))
-	b.WriteByte(' ')
-	b.WriteString(http.StatusText(status))
-	b.WriteString("\r\n")
+	upstream.Put(b, "HTTP/1.1 ")
+	upstream.Put(b, strconv.Itoa(status))
+	_ = b.WriteByte(' ')
+	upstream.Put(b, http.StatusText(status))
+	upstream.Put(b, "\r\n")
 	upstream.WriteHeaders(b, h)
-	b.WriteString("\r\n")
+	upstream.Put(b, "\r\n")
 	if err := b.Flush(); err != nil {
 		return nil, err
 	}

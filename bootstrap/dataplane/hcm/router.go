@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -175,6 +176,10 @@ func (s *Stream) outgoing(ctx context.Context, body *replayBody, f *forwardActio
 	}
 	if body != nil {
 		out.Body = body.reader()
+	}
+	if s.attempts > 1 {
+		// Whoever writes the attempt before may still be reading its headers.
+		out.Header = maps.Clone(out.Header)
 	}
 	if s.route.vhost.attemptCount {
 		out.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(s.attempts)}

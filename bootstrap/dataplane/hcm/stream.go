@@ -20,7 +20,7 @@ type Stream struct {
 	conn *network.Conn
 	w    http.ResponseWriter
 	req  *http.Request
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // it bounds what the value itself started, not one call
 	stop context.CancelCauseFunc
 
 	start     time.Time

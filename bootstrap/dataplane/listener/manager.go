@@ -34,7 +34,7 @@ type Config struct {
 type Manager struct {
 	cfg Config
 	log *slog.Logger
-	ctx context.Context // ends all connections
+	ctx context.Context //nolint:containedctx // it bounds what the value itself started, not one call
 
 	mu       sync.Mutex
 	active   map[string]*Listener

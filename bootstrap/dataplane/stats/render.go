@@ -51,10 +51,7 @@ func (r *Registry) Values(f Filter) []Value {
 func (r *Registry) WriteText(w io.Writer, f Filter) error {
 	b := bufio.NewWriter(w)
 	for _, v := range r.Values(f) {
-		b.WriteString(v.Name)
-		b.WriteString(": ")
-		b.WriteString(strconv.FormatInt(v.Value, 10))
-		b.WriteByte('\n')
+		fmt.Fprintf(b, "%s: %d\n", v.Name, v.Value)
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -180,7 +180,7 @@ func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.
 		}
 		return nil, failed(ctx, BeforeResponse, err)
 	}
-	b := &h1Body{src: resp.Body, conn: c, written: written, stop: stop, keep: !resp.Close && !req.Close, ctx: ctx}
+	b := &h1Body{src: resp.Body, conn: c, written: written, stop: stop, keep: !resp.Close && !req.Close}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &upgraded{h1Body: b}
 		return resp, nil

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"sync"
@@ -14,7 +13,6 @@ type h1Body struct {
 	written <-chan error // nil when the request is already written
 	stop    func() bool
 	keep    bool
-	ctx     context.Context
 	once    sync.Once
 }
 

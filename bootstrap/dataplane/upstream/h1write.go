@@ -13,28 +13,28 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }
 // writeRequest serialises req. The target is req.URL.RequestURI for normal requests; req.Header must be free of
 // hop-by-hop headers except Connection and Upgrade of an upgrade request.
 func writeRequest(w *bufio.Writer, req *http.Request) error {
-	w.WriteString(req.Method)
-	w.WriteByte(' ')
+	Put(w, req.Method)
+	_ = w.WriteByte(' ')
 	if req.RequestURI != "" {
-		w.WriteString(req.RequestURI)
+		Put(w, req.RequestURI)
 	} else {
-		w.WriteString(req.URL.RequestURI())
+		Put(w, req.URL.RequestURI())
 	}
-	w.WriteString(" HTTP/1.1\r\nhost: ")
-	w.WriteString(req.Host)
-	w.WriteString("\r\n")
+	Put(w, " HTTP/1.1\r\nhost: ")
+	Put(w, req.Host)
+	Put(w, "\r\n")
 	WriteHeaders(w, req.Header)
 	hasBody := req.Body != nil && req.Body != http.NoBody
 	chunked := hasBody && (req.ContentLength < 0 || len(req.Trailer) > 0)
 	switch {
 	case chunked:
-		w.WriteString("transfer-encoding: chunked\r\n")
+		Put(w, "transfer-encoding: chunked\r\n")
 	case hasBody:
 		writeLength(w, req.ContentLength)
 	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		writeLength(w, 0)
 	}
-	w.WriteString("\r\n")
+	Put(w, "\r\n")
 	if !hasBody {
 		return w.Flush()
 	}
@@ -51,9 +51,9 @@ func writeRequest(w *bufio.Writer, req *http.Request) error {
 }
 
 func writeLength(w *bufio.Writer, n int64) {
-	w.WriteString("content-length: ")
-	w.WriteString(strconv.FormatInt(n, 10))
-	w.WriteString("\r\n")
+	Put(w, "content-length: ")
+	Put(w, strconv.FormatInt(n, 10))
+	Put(w, "\r\n")
 }
 
 // WriteHeaders writes all headers with lower-case names, in no particular order. Line breaks in values become spaces.
@@ -61,10 +61,10 @@ func WriteHeaders(w *bufio.Writer, h http.Header) {
 	for name, values := range h {
 		lower := LowerName(name)
 		for _, v := range values {
-			w.WriteString(lower)
-			w.WriteString(": ")
+			Put(w, lower)
+			Put(w, ": ")
 			writeValue(w, v)
-			w.WriteString("\r\n")
+			Put(w, "\r\n")
 		}
 	}
 }
@@ -72,10 +72,10 @@ func WriteHeaders(w *bufio.Writer, h http.Header) {
 func writeValue(w *bufio.Writer, v string) {
 	for i := range len(v) {
 		if v[i] == '\r' || v[i] == '\n' {
-			w.WriteByte(' ')
+			_ = w.WriteByte(' ')
 			continue
 		}
-		w.WriteByte(v[i])
+		_ = w.WriteByte(v[i])
 	}
 }
 
@@ -125,17 +125,17 @@ func WriteChunked(w *bufio.Writer, r io.Reader, trailer func() http.Header) erro
 			return err
 		}
 	}
-	w.WriteString("0\r\n")
+	Put(w, "0\r\n")
 	WriteHeaders(w, trailer())
-	w.WriteString("\r\n")
+	Put(w, "\r\n")
 	return w.Flush()
 }
 
 // WriteChunk writes one chunk, which must not be empty, without flushing.
 func WriteChunk(w *bufio.Writer, p []byte) {
 	var tmp [20]byte
-	w.Write(strconv.AppendInt(tmp[:0], int64(len(p)), 16))
-	w.WriteString("\r\n")
-	w.Write(p)
-	w.WriteString("\r\n")
+	_, _ = w.Write(strconv.AppendInt(tmp[:0], int64(len(p)), 16))
+	Put(w, "\r\n")
+	_, _ = w.Write(p)
+	Put(w, "\r\n")
 }
