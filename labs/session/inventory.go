@@ -52,6 +52,7 @@ type inventory struct {
 	namespaces map[string]*unstructured.Unstructured // of those that the lab lists, the ones that are there
 	objects    map[key]*unstructured.Unstructured    // what somebody made, as live
 	dependents []*unstructured.Unstructured          // what controllers made for objects: theirs to keep and to remove
+	volumes    map[key]*unstructured.Unstructured    // of the dependents, the provisioned volume of each claim
 	uids       map[types.UID]bool                    // of all objects and dependents
 }
 
@@ -72,6 +73,7 @@ func (iv inventorist) take(ctx context.Context) (*inventory, error) {
 	}
 	inv := &inventory{
 		namespaces: map[string]*unstructured.Unstructured{}, objects: map[key]*unstructured.Unstructured{}, uids: map[types.UID]bool{},
+		volumes: map[key]*unstructured.Unstructured{},
 	}
 	for _, ns := range iv.lab.Namespaces {
 		u, err := iv.cluster.Dynamic.Resource(namespacesGVR).Get(ctx, ns, metav1.GetOptions{})
@@ -151,10 +153,12 @@ func (inv *inventory) setAsideProvisioned() {
 		ns, _, _ := unstructured.NestedString(u.Object, "spec", "claimRef", "namespace")
 		name, _, _ := unstructured.NestedString(u.Object, "spec", "claimRef", "name")
 		uid, _, _ := unstructured.NestedString(u.Object, "spec", "claimRef", "uid")
-		claim := inv.objects[key{"", "PersistentVolumeClaim", ns, name}]
+		of := key{"", "PersistentVolumeClaim", ns, name}
+		claim := inv.objects[of]
 		if claim != nil && string(claim.GetUID()) == uid && claim.GetDeletionTimestamp() == nil {
 			delete(inv.objects, k)
 			inv.dependents = append(inv.dependents, u)
+			inv.volumes[of] = u
 		}
 	}
 }

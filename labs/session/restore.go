@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -129,6 +130,32 @@ func orphans(inv *inventory, extra []*unstructured.Unstructured) []*unstructured
 	return out
 }
 
+// users are the pods that use claims which are deleted: they hold the claim, and one that ran
+// on would never look at the claim that takes its place.
+func (inv *inventory) users(extra []*unstructured.Unstructured) []*unstructured.Unstructured {
+	claims := map[key]bool{}
+	for _, u := range extra {
+		if k := keyOf(u); k.kind == "PersistentVolumeClaim" {
+			claims[k] = true
+		}
+	}
+	var out []*unstructured.Unstructured
+	for _, u := range slices.Concat(slices.Collect(maps.Values(inv.objects)), inv.dependents) {
+		if u.GetKind() != "Pod" || slices.Contains(extra, u) {
+			continue
+		}
+		volumes, _, _ := unstructured.NestedSlice(u.Object, "spec", "volumes")
+		if slices.ContainsFunc(volumes, func(v any) bool {
+			m, _ := v.(map[string]any)
+			name, _, _ := unstructured.NestedString(m, "persistentVolumeClaim", "claimName")
+			return claims[key{"", "PersistentVolumeClaim", u.GetNamespace(), name}]
+		}) {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
 func (inv *inventory) orphaned(u *unstructured.Unstructured, gone map[types.UID]bool) bool {
 	if u.GetKind() == "Pod" && u.GetDeletionTimestamp() != nil {
 		return true
@@ -143,10 +170,21 @@ func (inv *inventory) orphaned(u *unstructured.Unstructured, gone map[types.UID]
 // round does all that can be done at once: what is too much is deleted, then what is missing
 // or changed is written, in the order in which things need each other.
 func (r *restorer) round(ctx context.Context, diff difference, inv *inventory, strip bool) error {
-	gone := append(slices.Clone(diff.extra), orphans(inv, diff.extra)...)
+	gone := append(slices.Clone(diff.extra), inv.users(diff.extra)...)
+	gone = append(gone, orphans(inv, gone)...)
 	err := r.deleteAll(ctx, gone, inv, strip)
 	if err != nil {
 		return err
+	}
+	for _, u := range diff.volumes {
+		ri, err := r.client(u)
+		if err == nil {
+			_, err = ri.Update(ctx, u, metav1.UpdateOptions{})
+		}
+		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("write back %s: %w", keyOf(u), err)
+		}
+		r.restored[keyOf(u)] = true
 	}
 	missing := map[key]bool{}
 	for _, u := range diff.missing {

@@ -24,6 +24,18 @@ type Snapshot struct {
 type Entry struct {
 	Digest string                     `json:"digest"`
 	Object *unstructured.Unstructured `json:"object"`
+	// Policy is the reclaim policy of the volume that was provisioned for a claim. It is no part
+	// of the digest, since a claim made anew may wait for its first pod and have no volume yet.
+	Policy string `json:"policy,omitempty"`
+}
+
+// policyOf is the reclaim policy of a volume; "" for none.
+func policyOf(volume *unstructured.Unstructured) string {
+	if volume == nil {
+		return ""
+	}
+	p, _, _ := unstructured.NestedString(volume.Object, "spec", "persistentVolumeReclaimPolicy")
+	return p
 }
 
 // snapshot records what the lab has in the cluster now.
@@ -49,7 +61,7 @@ func (inv *inventory) snapshot() (Snapshot, error) {
 		if err != nil {
 			return Snapshot{}, err
 		}
-		s.Objects = append(s.Objects, Entry{Digest: d, Object: rec})
+		s.Objects = append(s.Objects, Entry{Digest: d, Object: rec, Policy: policyOf(inv.volumes[keyOf(u)])})
 	}
 	s.Digest = s.total()
 	return s, nil
@@ -77,9 +89,12 @@ type difference struct {
 	extra   []*unstructured.Unstructured // live
 	changed []*unstructured.Unstructured // recorded
 	missing []*unstructured.Unstructured // recorded
+	volumes []*unstructured.Unstructured // provisioned, live but with the recorded reclaim policy
 }
 
-func (d difference) empty() bool { return len(d.extra)+len(d.changed)+len(d.missing) == 0 }
+func (d difference) empty() bool {
+	return len(d.extra)+len(d.changed)+len(d.missing)+len(d.volumes) == 0
+}
 
 // String lists the objects that differ.
 func (d difference) String() string {
@@ -87,7 +102,7 @@ func (d difference) String() string {
 	for _, g := range []struct {
 		what string
 		us   []*unstructured.Unstructured
-	}{{"not in the baseline", d.extra}, {"changed", d.changed}, {"missing", d.missing}} {
+	}{{"not in the baseline", d.extra}, {"changed", d.changed}, {"missing", d.missing}, {"has another reclaim policy", d.volumes}} {
 		for _, u := range g.us {
 			parts = append(parts, fmt.Sprintf("%s %s", keyOf(u), g.what))
 		}
@@ -96,7 +111,8 @@ func (d difference) String() string {
 }
 
 // compare finds what parts an inventory from a snapshot. An object that is being deleted
-// counts as extra, and where the snapshot has it as missing too.
+// counts as extra, and where the snapshot has it as missing too. So does a claim whose volume
+// is being deleted: it has lost what it was bound to.
 func (s Snapshot) compare(inv *inventory) (difference, error) {
 	var d difference
 	want := s.entries()
@@ -108,9 +124,17 @@ func (s Snapshot) compare(inv *inventory) (difference, error) {
 	for _, k := range slices.SortedFunc(maps.Keys(live), compareKeys) {
 		u := live[k]
 		e, ok := want[k]
-		if !ok || u.GetDeletionTimestamp() != nil {
+		vol := inv.volumes[k]
+		if !ok || isGoing(u) || isGoing(vol) {
 			d.extra = append(d.extra, u)
 			continue
+		}
+		if vol != nil && e.Policy != "" && policyOf(vol) != e.Policy {
+			back := vol.DeepCopy()
+			if err := unstructured.SetNestedField(back.Object, e.Policy, "spec", "persistentVolumeReclaimPolicy"); err != nil {
+				return d, fmt.Errorf("policy of %s: %w", keyOf(vol), err)
+			}
+			d.volumes = append(d.volumes, back)
 		}
 		dig, err := digest(record(u))
 		if err != nil {
@@ -121,9 +145,14 @@ func (s Snapshot) compare(inv *inventory) (difference, error) {
 		}
 	}
 	for _, e := range s.Objects {
-		if u := live[keyOf(e.Object)]; u == nil || u.GetDeletionTimestamp() != nil {
+		k := keyOf(e.Object)
+		if u := live[k]; u == nil || isGoing(u) || isGoing(inv.volumes[k]) {
 			d.missing = append(d.missing, e.Object)
 		}
 	}
 	return d, nil
+}
+
+func isGoing(u *unstructured.Unstructured) bool {
+	return u != nil && u.GetDeletionTimestamp() != nil
 }
