@@ -18,6 +18,11 @@
 // ring hash and maglev, subset load balancing, outlier detection, active health checks, request mirroring, hedging,
 // CONNECT, TPROXY, the PROXY protocol, rate limits, MongoDB, MySQL and Redis filters.
 //
+// Different from Envoy: there is no panic mode (unhealthy endpoints never get traffic), weighted least request looks at
+// two random hosts of the weighted schedule, a request that waits for a connection under a circuit breaker does so only
+// over HTTP/1.1, network RBAC decides when the connection opens and not at its first byte, TCP metrics appear when a
+// connection ends, counters cannot be reset, the log level is fixed at the start, and DNS TTLs are not looked at.
+//
 // Accepted without effect, because no traffic changes by it: statistics tags, prefixes and matchers, tracing (no spans
 // are reported; trace headers pass through), gRPC statistics, compression of the statistics port, buffer limits, socket
 // balancing, the overload manager, runtime flags, workload discovery.
