@@ -92,52 +92,66 @@ func New(kubeconfig []byte, log *slog.Logger) (*Client, error) {
 	}}, nil
 }
 
-// Install brings the release to what rel asks for and returns once its Deployments are
-// rolled out. A release that is deployed from the same chart and values, none of whose
-// objects is missing, is left alone. One that a killed process left pending is taken up:
-// nothing else may be working on it. say, which must not be nil, is told what is waited for.
+// Install brings the release to what rel asks for, as Apply does, and returns once its
+// Deployments are rolled out. say, which must not be nil, is told what is waited for.
 //
 // When ctx ends first, the error wraps its cause and says which pod and container was not
 // ready and why. The release stays.
 func (c *Client) Install(ctx context.Context, rel Release, say func(string)) error {
-	if err := c.install(ctx, rel, say); err != nil {
-		return fmt.Errorf("install release %s: %w", rel.Name, err)
+	say("applying chart " + rel.Name)
+	deployments, err := c.Apply(ctx, rel)
+	if err != nil {
+		return err
+	}
+	if err := rollout.Wait(ctx, c.kube, deployments, say); err != nil {
+		return fmt.Errorf("wait for release %s: %w", rel.Name, err)
 	}
 	return nil
 }
 
-func (c *Client) install(ctx context.Context, rel Release, say func(string)) error {
+// Apply brings the release to what rel asks for and names its Deployments, without waiting
+// for them. A release that is deployed from the same chart and values, none of whose
+// objects is missing, is left alone. One that a killed process left pending is taken up:
+// nothing else may be working on it.
+func (c *Client) Apply(ctx context.Context, rel Release) ([]rollout.Deployment, error) {
+	done, err := c.apply(ctx, rel)
+	if err != nil {
+		return nil, fmt.Errorf("install release %s: %w", rel.Name, err)
+	}
+	return deploymentsIn(done.Manifest, rel.Namespace), nil
+}
+
+func (c *Client) apply(ctx context.Context, rel Release) (*release.Release, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	loaded, err := load(rel.Chart)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	digest, err := digestOf(loaded, rel.Values)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	say("asking the API server")
 	config, err := c.config(rel.Namespace)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	last, err := settle(config, rel.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	done := last
-	if last == nil || !current(last, digest) || missing(config.KubeClient, last.Manifest) {
-		say("applying the chart")
-		if err := c.makeNamespace(ctx, rel); err != nil {
-			return err
-		}
-		if done, err = apply(ctx, config, rel, loaded, digest, last != nil); err != nil {
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
-			return err
-		}
+	if last != nil && current(last, digest) && !missing(config.KubeClient, last.Manifest) {
+		return last, nil
 	}
-	return rollout.Wait(ctx, c.kube, deploymentsIn(done.Manifest, rel.Namespace), say)
+	if err := c.makeNamespace(ctx, rel); err != nil {
+		return nil, err
+	}
+	done, err := deploy(ctx, config, rel, loaded, digest, last != nil)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return done, err
 }
 
 // Uninstall removes the release and its objects, and reports no error where there is none.
@@ -221,8 +235,8 @@ func missing(client kube.Interface, manifest string) bool {
 	return slices.ContainsFunc(objects, func(o *kubeObject) bool { return o.Get() != nil })
 }
 
-// apply installs or upgrades, without waiting.
-func apply(ctx context.Context, config *action.Configuration, rel Release, loaded *chart.Chart, digest string, exists bool) (*release.Release, error) {
+// deploy installs or upgrades, without waiting.
+func deploy(ctx context.Context, config *action.Configuration, rel Release, loaded *chart.Chart, digest string, exists bool) (*release.Release, error) {
 	labels := map[string]string{digestLabel: digest}
 	if !exists {
 		install := action.NewInstall(config)

@@ -11,8 +11,10 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/google/go-cmp/cmp"
 	"istio.io/istio/operator/pkg/component"
 	"istio.io/istio/operator/pkg/util/progress"
+	istiolog "istio.io/istio/pkg/log"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -148,6 +150,31 @@ func TestProgressGoesToTheLog(t *testing.T) {
 	}
 	if progressWriter != before {
 		t.Error("the operator's progress still comes to us")
+	}
+}
+
+func TestQuietlyRestoresLevels(t *testing.T) {
+	levels := func() map[string]istiolog.Level {
+		all := map[string]istiolog.Level{}
+		for name, scope := range istiolog.Scopes() {
+			all[name] = scope.GetOutputLevel()
+		}
+		return all
+	}
+	before := levels()
+	err := quietly(func() error {
+		for name, level := range levels() {
+			if level != istiolog.NoneLevel {
+				t.Errorf("scope %s is at %v", name, level)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, levels()); diff != "" {
+		t.Errorf("levels (-before +after):\n%s", diff)
 	}
 }
 

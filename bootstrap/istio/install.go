@@ -116,7 +116,7 @@ func (c Config) apply(ctx context.Context, client kubernetes.Interface, digest s
 		published <- err
 	}()
 
-	err := c.runInstaller(ctx, open)
+	err := quietly(func() error { return c.runInstaller(ctx, open) })
 	expired := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	if err != nil {
 		cancel()

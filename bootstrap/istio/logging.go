@@ -11,6 +11,7 @@ import (
 
 	"istio.io/istio/operator/pkg/util/clog"
 	"istio.io/istio/operator/pkg/util/progress"
+	istiolog "istio.io/istio/pkg/log"
 )
 
 // logger hands what the operator says to slog.
@@ -35,19 +36,32 @@ func (l *logger) LogAndErrorf(f string, v ...any) { l.warn(fmt.Sprintf(f, v...))
 func (l *logger) LogAndFatal(v ...any)            { l.log.Error(fmt.Sprint(v...)) }
 func (l *logger) LogAndFatalf(f string, v ...any) { l.log.Error(fmt.Sprintf(f, v...)) }
 
+// quietly runs fn with all of Istio's own logging off. It goes to stdout otherwise, and
+// brings along whatever the standard log package, klog and zap are told by anybody:
+// Istio's log package takes these over as soon as it is linked in.
+func quietly(fn func() error) error {
+	installationMu.Lock()
+	defer installationMu.Unlock()
+	for _, scope := range istiolog.Scopes() {
+		level := scope.GetOutputLevel()
+		scope.SetOutputLevel(istiolog.NoneLevel)
+		defer scope.SetOutputLevel(level)
+	}
+	return fn()
+}
+
+// installationMu guards what is global to the process: the levels of Istio's logging and
+// the writer of the operator's progress.
+var installationMu sync.Mutex
+
 // progressWriter is where the operator's progress bars write. They write to stderr
 // otherwise, which belongs to the program, and offer no other way to say so.
 //
 //go:linkname progressWriter istio.io/istio/operator/pkg/util/progress.testWriter
 var progressWriter *io.Writer
 
-// progressMu keeps progressWriter to one installation at a time.
-var progressMu sync.Mutex
-
-// withProgress runs fn with a progress log whose lines go to log.
+// withProgress runs fn with a progress log whose lines go to log. It is for use in quietly.
 func withProgress(log *slog.Logger, fn func(*progress.Log) error) error {
-	progressMu.Lock()
-	defer progressMu.Unlock()
 	r, pipe := io.Pipe()
 	var out io.Writer = pipe
 	before := progressWriter

@@ -52,7 +52,24 @@ func (c Config) render(client kube.Client) (sets []manifest.ManifestSet, merged 
 		return slices.IndexFunc(component.AllComponents, func(c component.Component) bool { return c.UserFacingName == name })
 	}
 	slices.SortFunc(sets, func(a, b manifest.ManifestSet) int { return cmp.Compare(order(a.Component), order(b.Component)) })
+	// The operator applies in the order that it is given. A Deployment whose service account
+	// comes after it finds its first pods refused.
+	for _, set := range sets {
+		slices.SortStableFunc(set.Manifests, func(a, b manifest.Manifest) int { return cmp.Compare(rank(a), rank(b)) })
+	}
 	return sets, merged, nil
+}
+
+// rank puts Deployments after what their pods need, and webhooks after the Deployments
+// that answer them.
+func rank(m manifest.Manifest) int {
+	switch m.GetKind() {
+	case "Deployment":
+		return 1
+	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
+		return 2
+	}
+	return 0
 }
 
 // operatorFile writes our IstioOperator to a temporary file, as files and --set flags are

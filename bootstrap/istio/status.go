@@ -49,8 +49,8 @@ func Uninstall(ctx context.Context, kubeconfig []byte, log *slog.Logger, say fun
 	kinds := slices.Concat(uninstall.ClusterResources, uninstall.NamespacedResources())
 	kinds = append(kinds, gvk.CustomResourceDefinition.Kubernetes())
 	var errs []error
+	say("removing Istio's objects")
 	for _, kind := range kinds {
-		say("removing " + kind.Kind + " objects")
 		resource, err := cli.DynamicClientFor(kind, nil, "")
 		if err != nil {
 			return fmt.Errorf("remove Istio: %w", err)
@@ -103,6 +103,7 @@ func removeNamespaces(ctx context.Context, client kubernetes.Interface, say func
 			return fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
 		}
 	}
+	said := ""
 	return bootstrap.Poll(ctx, goneInterval, func(ctx context.Context) error {
 		list, err := client.CoreV1().Namespaces().List(ctx, ours)
 		if err != nil {
@@ -111,7 +112,10 @@ func removeNamespaces(ctx context.Context, client kubernetes.Interface, say func
 		if len(list.Items) == 0 {
 			return nil
 		}
-		say("waiting for namespace " + list.Items[0].Name + " to go")
+		if text := "waiting for namespace " + list.Items[0].Name + " to go"; text != said {
+			said = text
+			say(text)
+		}
 		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
 	})
 }

@@ -16,6 +16,7 @@ import (
 type blocked struct {
 	pod       *corev1.Pod
 	container string // empty where the pod as a whole is what waits
+	short     string // why in a few words
 	why       string
 	ran       bool // the container has run, so that there is a log
 	previous  bool // the log worth reading is that of the run before
@@ -27,6 +28,14 @@ func (b blocked) reason() string {
 		return fmt.Sprintf("pod %s: %s", b.pod.Name, b.why)
 	}
 	return fmt.Sprintf("pod %s, container %s: %s", b.pod.Name, b.container, b.why)
+}
+
+// brief names the container where it is not the pod as a whole, and what is the matter.
+func (b blocked) brief() string {
+	if b.container == "" {
+		return b.short
+	}
+	return b.container + ": " + b.short
 }
 
 // blockedPod picks the youngest pod that is not ready and says what it waits for.
@@ -48,7 +57,7 @@ func blockedPod(pods []*corev1.Pod) (blocked, bool) {
 
 func explainPod(pod *corev1.Pod) blocked {
 	if c := condition(pod, corev1.PodScheduled); c.Status == corev1.ConditionFalse {
-		return blocked{pod: pod, why: "no node takes it: " + c.Message}
+		return blocked{pod: pod, short: "no node takes it", why: "no node takes it: " + c.Message}
 	}
 	for _, cs := range pod.Status.InitContainerStatuses {
 		if cs.Ready || (cs.State.Terminated != nil && cs.State.Terminated.ExitCode == 0) {
@@ -62,18 +71,19 @@ func explainPod(pod *corev1.Pod) blocked {
 		}
 	}
 	if pod.Status.Phase == corev1.PodFailed {
-		return blocked{pod: pod, why: strings.TrimSpace(pod.Status.Reason + " " + pod.Status.Message)}
+		return blocked{pod: pod, short: "failed", why: strings.TrimSpace("failed: " + pod.Status.Reason + " " + pod.Status.Message)}
 	}
 	if pod.Spec.NodeName == "" {
-		return blocked{pod: pod, why: "waits for a node"}
+		return blocked{pod: pod, short: "waits for a node", why: "waits for a node"}
 	}
-	return blocked{pod: pod, why: "waits for the kubelet of " + pod.Spec.NodeName}
+	return blocked{pod: pod, short: "waits for its kubelet", why: "waits for the kubelet of " + pod.Spec.NodeName}
 }
 
 func explainContainer(pod *corev1.Pod, cs corev1.ContainerStatus) blocked {
 	b := blocked{pod: pod, container: cs.Name}
 	switch {
 	case cs.State.Waiting != nil:
+		b.short = inShort(cs.State.Waiting.Reason)
 		b.why = cs.State.Waiting.Reason
 		if m := cs.State.Waiting.Message; m != "" {
 			b.why += ": " + m
@@ -84,14 +94,26 @@ func explainContainer(pod *corev1.Pod, cs corev1.ContainerStatus) blocked {
 		}
 	case cs.State.Terminated != nil:
 		b.why = fmt.Sprintf("%s, exited with status %d", cs.State.Terminated.Reason, cs.State.Terminated.ExitCode)
+		b.short = fmt.Sprintf("exited with status %d", cs.State.Terminated.ExitCode)
 		b.ran = true
 	case cs.State.Running != nil:
-		b.why = "runs and is not ready"
+		b.short, b.why = "runs and is not ready", "runs and is not ready"
 		b.ran = true
 	default:
-		b.why = "has not been started"
+		b.short, b.why = "has not been started", "has not been started"
 	}
 	return b
+}
+
+// inShort gives reasons that the kubelet reports in turns, for one and the same trouble, one name.
+func inShort(reason string) string {
+	switch reason {
+	case "ErrImagePull", "ImagePullBackOff":
+		return "image cannot be pulled"
+	case "CrashLoopBackOff":
+		return "ends again and again"
+	}
+	return reason
 }
 
 func condition(pod *corev1.Pod, kind corev1.PodConditionType) corev1.PodCondition {

@@ -41,7 +41,11 @@ type State struct {
 	Done      bool   `json:"done"`  // every replica is of the current template and available
 	// Detail says what is missing, in the words of the pod's status; empty when Done.
 	Detail string `json:"detail,omitempty"`
+
+	brief string // Detail in a few words
 }
+
+func (s *State) because(brief, detail string) { s.brief, s.Detail = brief, detail }
 
 // Inspect reports where each of the Deployments stands now. One that does not exist is
 // reported as such in its Detail; the error is that of an API server that does not answer.
@@ -94,7 +98,7 @@ func Wait(ctx context.Context, client kubernetes.Interface, want []Deployment, s
 		if w.synced() && len(missing) == 0 {
 			return nil
 		}
-		if text := w.summary(missing); text != said {
+		if text := w.summary(missing); text != "" && text != said {
 			said = text
 			say(text)
 		}
@@ -108,7 +112,9 @@ func Wait(ctx context.Context, client kubernetes.Interface, want []Deployment, s
 
 // absent is the State of a Deployment that the API server does not have.
 func absent(ref Deployment) State {
-	return State{Namespace: ref.Namespace, Name: ref.Name, Want: 1, Detail: "the Deployment does not exist"}
+	s := State{Namespace: ref.Namespace, Name: ref.Name, Want: 1}
+	s.because("not there yet", "the Deployment does not exist")
+	return s
 }
 
 // stateOf judges as `kubectl rollout status` does.
@@ -125,22 +131,22 @@ func stateOf(ref Deployment, d *appsv1.Deployment, pods []*corev1.Pod) State {
 		return s
 	}
 	if b, ok := blockedPod(pods); ok {
-		s.Detail = b.reason()
+		s.because(b.brief(), b.reason())
 		return s
 	}
 	for _, c := range d.Status.Conditions {
 		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
-			s.Detail = c.Message
+			s.because("its pods are refused", c.Message)
 			return s
 		}
 	}
 	switch {
 	case st.UpdatedReplicas < s.Want:
-		s.Detail = "pods are being created"
+		s.because("pods are being created", "pods are being created")
 	case st.Replicas > st.UpdatedReplicas:
-		s.Detail = "old pods are ending"
+		s.because("old pods are ending", "old pods are ending")
 	default:
-		s.Detail = "pods are not yet ready"
+		s.because("pods are not yet ready", "pods are not yet ready")
 	}
 	return s
 }
@@ -256,7 +262,7 @@ func (w *watcher) states() []State {
 	return states
 }
 
-// summary is one line for somebody who watches.
+// summary is one line for somebody who watches; empty where there is no news yet.
 func (w *watcher) summary(missing []State) string {
 	if !w.synced() {
 		w.mu.Lock()
@@ -264,13 +270,34 @@ func (w *watcher) summary(missing []State) string {
 		if w.lastErr != nil {
 			return "the API server does not answer: " + w.lastErr.Error()
 		}
-		return "asking the API server"
+		return ""
 	}
-	parts := make([]string, len(missing))
-	for i, s := range missing {
-		parts[i] = fmt.Sprintf("%s %d/%d (%s)", s.Name, s.Ready, s.Want, s.Detail)
+	groups := alike(missing)
+	parts := make([]string, len(groups))
+	for i, group := range groups {
+		names := make([]string, len(group))
+		for j, s := range group {
+			names[j] = s.Name
+		}
+		parts[i] = strings.Join(names, ", ") + " (" + group[0].brief + ")"
 	}
 	return "waiting for " + strings.Join(parts, ", ")
+}
+
+// alike groups states that are short for the same reason, in the order of the first of each.
+func alike(states []State) [][]State {
+	var groups [][]State
+	at := map[string]int{}
+	for _, s := range states {
+		i, ok := at[s.brief]
+		if !ok {
+			i = len(groups)
+			at[s.brief] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], s)
+	}
+	return groups
 }
 
 // diagnosisTimeout bounds the questions asked after a wait has failed.
@@ -289,12 +316,17 @@ func (w *watcher) failure(ctx context.Context, client kubernetes.Interface, miss
 	}
 	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), diagnosisTimeout)
 	defer cancel()
-	lines := make([]string, len(missing))
-	for i, s := range missing {
-		lines[i] = fmt.Sprintf("deployment %s/%s has %d of %d pods ready: %s", s.Namespace, s.Name, s.Ready, s.Want, s.Detail)
+	groups := alike(missing)
+	lines := make([]string, len(groups))
+	for i, group := range groups {
+		names := make([]string, len(group))
+		for j, s := range group {
+			names[j] = fmt.Sprintf("%s/%s (%d of %d pods ready)", s.Namespace, s.Name, s.Ready, s.Want)
+		}
+		lines[i] = "deployment " + strings.Join(names, ", ") + ": " + group[0].Detail
 		// Somebody who interrupts wants the prompt back, not a report.
 		if errors.Is(cause, context.DeadlineExceeded) {
-			if more := w.explain(asking, client, s); more != "" {
+			if more := w.explain(asking, client, group[0]); more != "" {
 				lines[i] += "; " + more
 			}
 		}

@@ -11,11 +11,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -72,32 +70,41 @@ func (a app) release(values map[string]map[string]any) (helm.Release, error) {
 
 // Install brings all samples to what cfg asks for and returns once they are rolled out.
 // Where that is so already it asks a few questions and changes nothing. say, which must
-// not be nil, is told what is waited for, by one goroutine at a time.
+// not be nil, is told what is waited for.
 //
 // When ctx ends first, the error wraps its cause and names what was not ready and why.
 // What was installed stays.
 func Install(ctx context.Context, cfg Config, say func(string)) error {
-	client, err := helm.New(cfg.Kubeconfig, cfg.Log)
+	releases, err := helm.New(cfg.Kubeconfig, cfg.Log)
 	if err != nil {
 		return err
 	}
-	told := &chorus{say: say, lines: map[string]string{}}
+	client, err := kubeClient(cfg.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	say("applying charts")
 	// Every app is heard out: the first to fail is not always the one to blame.
 	errs := make([]error, len(apps()))
-	var group errgroup.Group
+	found := make([][]rollout.Deployment, len(apps()))
+	var running sync.WaitGroup
 	for i, a := range apps() {
-		group.Go(func() error {
+		running.Go(func() {
 			rel, err := a.release(cfg.Values)
 			if err == nil {
-				err = client.Install(ctx, rel, func(line string) { told.tell(a.name, line) })
+				found[i], err = releases.Apply(ctx, rel)
 			}
-			told.tell(a.name, "")
 			errs[i] = err
-			return nil
 		})
 	}
-	_ = group.Wait() // the errors are in errs
-	return errors.Join(errs...)
+	running.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := rollout.Wait(ctx, client, slices.Concat(found...), say); err != nil {
+		return fmt.Errorf("wait for the sample apps: %w", err)
+	}
+	return nil
 }
 
 // Status reports how far the samples' Deployments are. Samples that are not there are not
@@ -175,42 +182,4 @@ func kubeClient(kubeconfig []byte) (kubernetes.Interface, error) {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
 	return client, nil
-}
-
-// chorus makes one line of what several apps say at once.
-type chorus struct {
-	mu    sync.Mutex
-	say   func(string)
-	lines map[string]string // by app; those with nothing to say are not in it
-	last  string
-}
-
-// tell takes what app says now; nothing if line is empty.
-func (c *chorus) tell(app, line string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if line == "" {
-		delete(c.lines, app)
-	} else {
-		c.lines[app] = line
-	}
-	if text := c.text(); text != "" && text != c.last {
-		c.last = text
-		c.say(text)
-	}
-}
-
-// text names apps that say the same together.
-func (c *chorus) text() string {
-	names := map[string][]string{}
-	for app, line := range c.lines {
-		names[line] = append(names[line], app)
-	}
-	parts := make([]string, 0, len(names))
-	for line, apps := range names {
-		slices.Sort(apps)
-		parts = append(parts, strings.Join(apps, ", ")+": "+line)
-	}
-	slices.Sort(parts)
-	return strings.Join(parts, "; ")
 }
