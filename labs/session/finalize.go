@@ -38,6 +38,7 @@ func (r *restorer) finalize(ctx context.Context, name string) error {
 		if kinds, err = r.empty(ctx, name, kinds); err != nil {
 			return err
 		}
+		r.log.Debug("emptied", "namespace", name, "kinds", len(kinds))
 		if len(kinds) == 0 {
 			break
 		}
@@ -71,9 +72,15 @@ func (r *restorer) empty(ctx context.Context, ns string, kinds []resource) (foun
 			found = append(found, kind)
 			mu.Unlock()
 			now := int64(0)
+			opts, ri := metav1.DeleteOptions{GracePeriodSeconds: &now}, r.cluster.Dynamic.Resource(kind.gvr).Namespace(ns)
+			if kind.collection { // events come by the hundred
+				if err := ri.DeleteCollection(gctx, opts, metav1.ListOptions{}); err != nil {
+					return fmt.Errorf("delete all %s in %s: %w", kind.gvr.Resource, ns, err)
+				}
+				return nil
+			}
 			for i := range items {
-				err := r.cluster.Dynamic.Resource(kind.gvr).Namespace(ns).Delete(gctx, items[i].GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
-				if err != nil && !apierrors.IsNotFound(err) {
+				if err := ri.Delete(gctx, items[i].GetName(), opts); err != nil && !apierrors.IsNotFound(err) {
 					return fmt.Errorf("delete %s: %w", keyOf(&items[i]), err)
 				}
 			}

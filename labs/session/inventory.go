@@ -206,6 +206,7 @@ type resource struct {
 	kind       string
 	namespaced bool
 	creatable  bool
+	collection bool // all of a namespace can be deleted at once
 }
 
 var namespacesGVR = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -243,7 +244,9 @@ func (iv inventorist) kinds() (namespaced, global []resource, err error) {
 // everyNamespaced is all that can be found and deleted in a namespace.
 func (iv inventorist) everyNamespaced() ([]resource, error) {
 	all, err := iv.discover()
-	return slices.DeleteFunc(all, func(r resource) bool { return !r.namespaced }), err
+	return slices.DeleteFunc(all, func(r resource) bool {
+		return !r.namespaced || r.gvr.Group == "events.k8s.io" // the same events as those of the core group
+	}), err
 }
 
 func (iv inventorist) discover() ([]resource, error) {
@@ -273,8 +276,9 @@ func (iv inventorist) discover() ([]resource, error) {
 			if r.Group != "" || r.Version != "" {
 				gvr.Group, gvr.Version = r.Group, r.Version
 			}
-			if !strings.Contains(r.Name, "/") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") {
-				out = append(out, resource{gvr, r.Kind, r.Namespaced, slices.Contains(r.Verbs, "create")})
+			can := func(verb string) bool { return slices.Contains(r.Verbs, verb) }
+			if !strings.Contains(r.Name, "/") && can("list") && can("delete") {
+				out = append(out, resource{gvr, r.Kind, r.Namespaced, can("create"), can("deletecollection")})
 			}
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -324,5 +326,30 @@ func TestAnotherCluster(t *testing.T) {
 	}
 	if _, err := b.store.snapshot(labKey("demo")); !errors.Is(err, ErrNoSnapshot) {
 		t.Errorf("the other cluster's baseline is still there: %v", err)
+	}
+}
+
+// TestClusterGone: a check that cannot be asked is never unmet, and progress stays as it was.
+func TestClusterGone(t *testing.T) {
+	b := newBench(t, false)
+	if err := b.Start(t.Context(), "demo"); err != nil {
+		t.Fatal(err)
+	}
+	gone := &url.Error{Op: "Get", URL: "https://127.0.0.1:6443", Err: syscall.ECONNREFUSED}
+	b.dyn.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, gone })
+	vs, err := b.Check(t.Context(), "")
+	if err != nil || len(vs) != 1 || vs[0].State != checks.CouldNotRun || !strings.Contains(vs[0].Why, "connection refused") {
+		t.Errorf("check: %+v, %v", vs, err)
+	}
+	for what, err := range map[string]error{
+		"start": b.Start(t.Context(), "demo"), "watch": b.Watch(t.Context()),
+		"reset": func() error { _, err := b.Reset(t.Context(), ScopeLab); return err }(),
+	} {
+		if !errors.Is(err, ErrCluster) || !strings.Contains(err.Error(), "ropes status") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, step, err := b.Current(); err != nil || step.ID != "one" {
+		t.Errorf("current: %v, %v", step, err)
 	}
 }

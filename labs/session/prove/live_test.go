@@ -3,6 +3,7 @@ package prove_test
 import (
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,5 +58,30 @@ func TestLive(t *testing.T) {
 	t.Logf("lab resets: %v", rep.LabResets)
 	if err != nil || !rep.Proved() {
 		t.Error("not proved")
+	}
+}
+
+// maxVerdict is the promise: a verdict half a second after the API event.
+const maxVerdict = 500 * time.Millisecond
+
+// TestLiveLatency measures what `ropes watch` takes on a live cluster.
+func TestLiveLatency(t *testing.T) {
+	file := os.Getenv("ROPES_LIVE_KUBECONFIG")
+	if file == "" {
+		t.Skip("ROPES_LIVE_KUBECONFIG is not set: no cluster to measure on")
+	}
+	kubeconfig, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took, err := prove.Latency(t.Context(), kubeconfig, 15)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(took)
+	median := took[len(took)/2]
+	t.Logf("verdict after API event: median %v, longest %v", median, took[len(took)-1])
+	if median > maxVerdict {
+		t.Errorf("median %v, want at most %v", median, maxVerdict)
 	}
 }
