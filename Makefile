@@ -26,6 +26,7 @@ KLD     := -X k8s.io/component-base/version.gitVersion=$(KUBERNETES) -X k8s.io/c
            -X k8s.io/component-base/version.gitMinor=36 -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES)
 ILD     := -X istio.io/istio/pkg/version.buildVersion=$(ISTIO) -X istio.io/istio/pkg/version.buildHub=ropes.local/istio
 LD      := -s -w
+BLD     := $(LD) $(KLD) $(ILD) -X $(MODULE)/cmd/internal/command.version=$(VERSION) -X $(MODULE)/cmd/internal/command.commit=$(COMMIT)
 modver   = $(shell go list -m -f '{{.Version}}' $(1) 2>/dev/null)
 
 .PHONY: help deps payload build up test check bench clean
@@ -48,8 +49,7 @@ payload: deps
 	  -version metrics-server=$(call modver,sigs.k8s.io/metrics-server)
 
 build: payload ## build bin/ropes with its payload
-	@go build -tags payload -o bin/ropes -ldflags '$(LD) $(KLD) $(ILD) \
-	  -X $(MODULE)/cmd/internal/command.version=$(VERSION) -X $(MODULE)/cmd/internal/command.commit=$(COMMIT)' ./cmd/ropes
+	@go build -tags payload -o bin/ropes -ldflags '$(BLD)' ./cmd/ropes
 	@ls -sh bin/ropes
 
 up: build ## build and bring up the lab
