@@ -177,15 +177,34 @@ func (c *common) certificates() ([]tls.Certificate, error) {
 	return out, nil
 }
 
-func (c *common) trusted() (*x509.CertPool, error) {
+// trusted is the validation context in force.
+func (c *common) trusted() (*Secret, error) {
 	if c.roots == nil {
-		return c.static.Roots, nil
+		return c.static, nil
 	}
 	s := c.roots.Load()
 	if s == nil || s.Roots == nil {
 		return nil, fmt.Errorf("validation context %q: %w", c.roots.Key.Name, ErrNoSecret)
 	}
-	return s.Roots, nil
+	return s, nil
+}
+
+// verifyChain checks the peer's chain against trusted CAs and revocation lists.
+func verifyChain(trusted *Secret, peer []*x509.Certificate) error {
+	opts := x509.VerifyOptions{
+		Roots:         trusted.Roots,
+		Intermediates: x509.NewCertPool(),
+		CurrentTime:   time.Now(),
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	for _, ic := range peer[1:] {
+		opts.Intermediates.AddCert(ic)
+	}
+	chains, err := peer[0].Verify(opts)
+	if err != nil {
+		return fmt.Errorf("verify peer certificate: %w", err)
+	}
+	return checkRevocation(trusted.CRLs, chains[0])
 }
 
 // verifyPeer checks the chain against the trusted CAs and the SANs against the matchers; extra, when not nil, must also
@@ -196,22 +215,13 @@ func (c *common) verifyPeer(state tls.ConnectionState, extra match.String) error
 	}
 	leaf := state.PeerCertificates[0]
 	if !c.acceptAll {
-		roots, err := c.trusted()
+		trusted, err := c.trusted()
 		if err != nil {
 			return err
 		}
-		if roots != nil {
-			opts := x509.VerifyOptions{
-				Roots:         roots,
-				Intermediates: x509.NewCertPool(),
-				CurrentTime:   time.Now(),
-				KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-			}
-			for _, ic := range state.PeerCertificates[1:] {
-				opts.Intermediates.AddCert(ic)
-			}
-			if _, err := leaf.Verify(opts); err != nil {
-				return fmt.Errorf("verify peer certificate: %w", err)
+		if trusted.Roots != nil {
+			if err := verifyChain(trusted, state.PeerCertificates); err != nil {
+				return err
 			}
 		}
 	}

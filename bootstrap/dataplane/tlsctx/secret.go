@@ -35,6 +35,7 @@ type Secret struct {
 	Cert    *tls.Certificate // set for a certificate
 	Roots   *x509.CertPool   // set for a validation context with a trusted CA
 	CAs     []*x509.Certificate
+	CRLs    []*x509.RevocationList // of a validation context; none where nothing is revoked
 	Extra   *tlsv3.CertificateValidationContext // the validation context itself
 }
 
@@ -62,11 +63,18 @@ func ParseSecret(s *tlsv3.Secret, version string, now time.Time) (*Secret, error
 }
 
 func (s *Secret) setValidation(v *tlsv3.CertificateValidationContext) error {
-	const known = "trusted_ca match_typed_subject_alt_names match_subject_alt_names trust_chain_verification allow_expired_certificate"
+	const known = "trusted_ca match_typed_subject_alt_names match_subject_alt_names trust_chain_verification allow_expired_certificate crl"
 	if err := fields.Check(v, known); err != nil {
 		return err
 	}
 	s.Extra = v
+	crl, err := dataSource(v.GetCrl())
+	if err != nil {
+		return fmt.Errorf("crl: %w", err)
+	}
+	if s.CRLs, err = parseCRLs(crl); err != nil {
+		return err
+	}
 	pemBytes, err := dataSource(v.GetTrustedCa())
 	if err != nil {
 		return fmt.Errorf("trusted_ca: %w", err)
