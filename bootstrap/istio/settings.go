@@ -81,7 +81,14 @@ func (c Config) operator() object {
 					"defaultPodDisruptionBudget": object{"enabled": false},
 					"proxy":                      object{"resources": requests("10m", "40Mi")},
 				},
-				"pilot":    object{"autoscaleEnabled": false, "replicaCount": 1, "resources": requests("100m", "128Mi")},
+				"pilot": object{
+					"autoscaleEnabled": false,
+					"replicaCount":     1,
+					"resources":        requests("100m", "128Mi"),
+					// The CA that istiod makes for itself revokes nothing, and the built-in data
+					// plane refuses a certificate validation context with a revocation list.
+					"env": object{"PILOT_ENABLE_CA_CRL": "false"},
+				},
 				"gateways": object{ingressGateway: object{"autoscaleEnabled": false}, egressGateway: object{"autoscaleEnabled": false}},
 			},
 		},

@@ -63,7 +63,11 @@ func explainPod(pod *corev1.Pod) blocked {
 		if cs.Ready || (cs.State.Terminated != nil && cs.State.Terminated.ExitCode == 0) {
 			continue
 		}
-		return explainContainer(pod, cs)
+		b := explainContainer(pod, cs)
+		if cs.State.Running != nil && !outlives(pod, cs.Name) {
+			b.short, b.why = "runs", "runs and has not ended"
+		}
+		return b
 	}
 	for _, cs := range pod.Status.ContainerStatuses {
 		if !cs.Ready {
@@ -77,6 +81,13 @@ func explainPod(pod *corev1.Pod) blocked {
 		return blocked{pod: pod, short: "waits for a node", why: "waits for a node"}
 	}
 	return blocked{pod: pod, short: "waits for its kubelet", why: "waits for the kubelet of " + pod.Spec.NodeName}
+}
+
+// outlives tells whether an init container is one of those that go on as sidecars.
+func outlives(pod *corev1.Pod, container string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == container && c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	})
 }
 
 func explainContainer(pod *corev1.Pod, cs corev1.ContainerStatus) blocked {
@@ -112,6 +123,8 @@ func inShort(reason string) string {
 		return "image cannot be pulled"
 	case "CrashLoopBackOff":
 		return "ends again and again"
+	case "ContainerCreating", "PodInitializing":
+		return "being made"
 	}
 	return reason
 }

@@ -76,8 +76,8 @@ func Inspect(ctx context.Context, client kubernetes.Interface, want []Deployment
 }
 
 // Wait returns once all the Deployments are rolled out. It watches them and their pods,
-// and tells say, which must not be nil, whenever what is missing changes. A Deployment
-// that does not exist yet is waited for.
+// and tells say, which must not be nil, what is missing when that changes, at most once
+// in a second. A Deployment that does not exist yet is waited for.
 //
 // When ctx ends first, the error wraps its cause and names, for every Deployment that is
 // short, pod, container and reason; where the time ran out, also the last event and the
@@ -92,23 +92,31 @@ func Wait(ctx context.Context, client kubernetes.Interface, want []Deployment, s
 	defer stop()
 
 	said := ""
+	var pause <-chan time.Time // runs while say is to be left in peace
 	for {
 		states := w.states()
 		missing := slices.DeleteFunc(slices.Clone(states), func(s State) bool { return s.Done })
 		if w.synced() && len(missing) == 0 {
 			return nil
 		}
-		if text := w.summary(missing); text != "" && text != said {
+		if text := w.summary(missing); text != "" && text != said && pause == nil {
 			said = text
 			say(text)
+			pause = time.After(sayInterval)
 		}
 		select {
 		case <-w.changed:
+		case <-pause:
+			pause = nil
 		case <-ctx.Done():
 			return w.failure(ctx, client, missing)
 		}
 	}
 }
+
+// sayInterval is the least time between two lines of a wait. Pods change state faster
+// than anybody reads.
+const sayInterval = time.Second
 
 // absent is the State of a Deployment that the API server does not have.
 func absent(ref Deployment) State {

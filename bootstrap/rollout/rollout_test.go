@@ -105,6 +105,10 @@ func TestBlockedPod(t *testing.T) {
 			},
 			"pod app-1, container init: ErrImagePull", "init: image cannot be pulled",
 		},
+		"init container at work": {
+			corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", State: running.State}}},
+			"pod app-1, container init: runs and has not ended", "init: runs",
+		},
 		"sidecar up, main not": {
 			corev1.PodStatus{
 				InitContainerStatuses: []corev1.ContainerStatus{{Name: "proxy", Ready: true, State: running.State}},
@@ -145,6 +149,7 @@ func TestWaitEndsWhenRolledOut(t *testing.T) {
 			done <- Wait(t.Context(), client, []Deployment{ref}, func(s string) { said = append(said, s) })
 		}()
 		time.Sleep(time.Second) // of the bubble's time: the caches sync
+		time.Sleep(2 * sayInterval)
 		apps := client.AppsV1().Deployments("ns")
 		if _, err := apps.Create(t.Context(), deployment(started), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
