@@ -15,37 +15,61 @@ func (f family) nft() nftables.TableFamily {
 	return nftables.TableFamilyIPv4
 }
 
-// apply replaces our tables as a whole, in one transaction.
+// apply replaces our tables as a whole, in one transaction. A family that is not
+// among the tables is cleaned.
 func apply(tables []table) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
+	clean(c)
 	for _, t := range tables {
-		nt := &nftables.Table{Family: t.family.nft(), Name: tableName}
-		// Adding first makes deletion succeed whether or not the table was there.
-		c.AddTable(nt)
-		c.DelTable(nt)
-		c.AddTable(nt)
-		addChain(c, nt, "prerouting", nftables.ChainHookPrerouting, t.prerouting)
-		addChain(c, nt, "output", nftables.ChainHookOutput, t.output)
+		nt := c.AddTable(&nftables.Table{Family: t.family.nft(), Name: tableName})
+		for _, ch := range t.chains {
+			addChain(c, nt, ch)
+		}
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("apply redirection (nf_tables, NET_ADMIN): %w", err)
+		return fmt.Errorf("apply redirection (needs nf_tables and CAP_NET_ADMIN): %w", err)
 	}
 	return nil
 }
 
-func addChain(c *nftables.Conn, t *nftables.Table, name string, hook *nftables.ChainHook, rules []rule) {
-	chain := c.AddChain(&nftables.Chain{
-		Name: name, Table: t, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest,
+// clean deletes our tables. Adding first makes that succeed whether or not they are
+// there.
+func clean(c *nftables.Conn) {
+	for _, f := range []family{ipv4, ipv6} {
+		t := c.AddTable(&nftables.Table{Family: f.nft(), Name: tableName})
+		c.DelTable(t)
+	}
+}
+
+var (
+	hooks = map[hook]*nftables.ChainHook{
+		prerouting: nftables.ChainHookPrerouting,
+		output:     nftables.ChainHookOutput,
+	}
+	kinds = map[kind]struct {
+		is       nftables.ChainType
+		priority *nftables.ChainPriority
+	}{
+		nat:      {nftables.ChainTypeNAT, nftables.ChainPriorityNATDest},
+		zones:    {nftables.ChainTypeFilter, nftables.ChainPriorityRaw},
+		dropping: {nftables.ChainTypeFilter, nftables.ChainPriorityMangle},
+	}
+)
+
+func addChain(c *nftables.Conn, t *nftables.Table, ch chain) {
+	policy := nftables.ChainPolicyAccept
+	nc := c.AddChain(&nftables.Chain{
+		Name: ch.name, Table: t, Type: kinds[ch.kind].is, Hooknum: hooks[ch.hook], Priority: kinds[ch.kind].priority, Policy: &policy,
 	})
-	for _, r := range rules {
+	for _, r := range ch.rules {
 		var exprs []expr.Any
 		for _, cl := range r.clauses {
 			exprs = append(exprs, cl.exprs...)
 		}
-		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(exprs, r.verdict.exprs...)})
+		c.AddRule(&nftables.Rule{Table: t, Chain: nc, Exprs: append(exprs, r.verdict.exprs...)})
 	}
 }
 
@@ -55,12 +79,11 @@ func remove() error {
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	for _, f := range []family{ipv4, ipv6} {
-		t := &nftables.Table{Family: f.nft(), Name: tableName}
-		c.AddTable(t)
-		c.DelTable(t)
+	clean(c)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove redirection (needs nf_tables and CAP_NET_ADMIN): %w", err)
 	}
-	return c.Flush()
+	return nil
 }
 
 // hasIPv6 tells whether the pod has an IPv6 address that others could call.

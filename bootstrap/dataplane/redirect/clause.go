@@ -17,15 +17,11 @@ type clause struct {
 	exprs []expr.Any
 }
 
-func (c clause) String() string { return c.text }
-
 // verdict ends a rule.
 type verdict struct {
 	text  string
 	exprs []expr.Any
 }
-
-func (v verdict) String() string { return v.text }
 
 // register is the one that every clause loads and compares.
 const register = 1
@@ -35,6 +31,15 @@ var (
 	udp = protocol("udp", unix.IPPROTO_UDP)
 
 	accept = verdict{"accept", []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}}
+	drop   = verdict{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}}
+
+	// invalid matches packets that belong to no connection that is known.
+	invalid = compare("ct state invalid", expr.CmpOpNeq, binaryutil.NativeEndian.PutUint32(0),
+		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: binaryutil.NativeEndian.PutUint32(0),
+		})
 )
 
 func protocol(name string, number byte) clause {
@@ -45,14 +50,14 @@ func compare(text string, op expr.CmpOp, data []byte, load ...expr.Any) clause {
 	return clause{text, append(load, &expr.Cmp{Op: op, Register: register, Data: data})}
 }
 
-// dport matches the destination port of TCP or UDP, whose header has it at one place.
-func dport(p uint16) clause    { return port("", expr.CmpOpEq, p) }
-func notDport(p uint16) clause { return port("!= ", expr.CmpOpNeq, p) }
+// The ports of TCP and UDP stand at one place in both headers.
+func sport(p uint16) clause    { return port("sport", "", expr.CmpOpEq, 0, p) }
+func dport(p uint16) clause    { return port("dport", "", expr.CmpOpEq, 2, p) }
+func notDport(p uint16) clause { return port("dport", "!= ", expr.CmpOpNeq, 2, p) }
 
-func port(sign string, op expr.CmpOp, p uint16) clause {
-	const offset, length = 2, 2
-	load := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}
-	return compare(fmt.Sprintf("th dport %s%d", sign, p), op, binary.BigEndian.AppendUint16(nil, p), load)
+func port(word, sign string, op expr.CmpOp, offset uint32, p uint16) clause {
+	load := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
+	return compare(fmt.Sprintf("th %s %s%d", word, sign, p), op, binary.BigEndian.AppendUint16(nil, p), load)
 }
 
 func iif(name string) clause { return link("iifname", expr.MetaKeyIIFNAME, name) }
@@ -110,5 +115,14 @@ func redirectTo(p uint16) verdict {
 	return verdict{fmt.Sprintf("redirect to :%d", p), []expr.Any{
 		&expr.Immediate{Register: register, Data: binary.BigEndian.AppendUint16(nil, p)},
 		&expr.Redir{RegisterProtoMin: register},
+	}}
+}
+
+// zone puts a flow that is not tracked yet into a conntrack zone of its own.
+func zone(n uint16) verdict {
+	return verdict{fmt.Sprintf("ct zone set %d accept", n), []expr.Any{
+		&expr.Immediate{Register: register, Data: binaryutil.NativeEndian.PutUint16(n)},
+		&expr.Ct{Key: expr.CtKeyZONE, Register: register, SourceRegister: true},
+		&expr.Verdict{Kind: expr.VerdictAccept},
 	}}
 }
