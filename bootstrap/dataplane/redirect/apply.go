@@ -22,7 +22,9 @@ func apply(tables []table) error {
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	clean(c)
+	if err := clean(c); err != nil {
+		return err
+	}
 	for _, t := range tables {
 		nt := c.AddTable(&nftables.Table{Family: t.family.nft(), Name: tableName})
 		for _, ch := range t.chains {
@@ -35,13 +37,19 @@ func apply(tables []table) error {
 	return nil
 }
 
-// clean deletes our tables. Adding first makes that succeed whether or not they are
-// there.
-func clean(c *nftables.Conn) {
-	for _, f := range []family{ipv4, ipv6} {
-		t := c.AddTable(&nftables.Table{Family: f.nft(), Name: tableName})
-		c.DelTable(t)
+// clean deletes our tables, where they are. It names no family that has none: a kernel
+// without IPv6 would refuse the transaction.
+func clean(c *nftables.Conn) error {
+	tables, err := c.ListTables()
+	if err != nil {
+		return fmt.Errorf("list tables (needs nf_tables and CAP_NET_ADMIN): %w", err)
 	}
+	for _, t := range tables {
+		if t.Name == tableName && (t.Family == ipv4.nft() || t.Family == ipv6.nft()) {
+			c.DelTable(t)
+		}
+	}
+	return nil
 }
 
 var (
@@ -79,7 +87,9 @@ func remove() error {
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	clean(c)
+	if err := clean(c); err != nil {
+		return err
+	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("remove redirection (needs nf_tables and CAP_NET_ADMIN): %w", err)
 	}
