@@ -17,5 +17,5 @@ func (u *up) addOns(ctx context.Context, say func(string)) error {
 	if err := addons.Apply(ctx, kubeconfig, say); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	return addons.Wait(ctx, kubeconfig, say)
+	return addons.WaitAgents(ctx, kubeconfig, say)
 }

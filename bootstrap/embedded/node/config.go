@@ -29,8 +29,9 @@ type Config struct {
 	Prefix     int     `json:"prefix"` // length of the bridge's prefix
 	Gateway    string  `json:"gateway"`
 	PodCIDR    string  `json:"podCIDR"`
-	Routes     []Route `json:"routes"` // to the pods of the other nodes
-	Mirror     string  `json:"mirror"` // registry asked first for every image, as a URL
+	Services   string  `json:"services"` // addresses of Services
+	Routes     []Route `json:"routes"`   // to the pods of the other nodes
+	Mirror     string  `json:"mirror"`   // registry asked first for every image, as a URL
 	PauseImage string  `json:"pauseImage"`
 
 	Snapshotter       string   `json:"snapshotter"`       // overlayfs, or native where overlay cannot be stacked

@@ -35,6 +35,9 @@ func Init(ctx context.Context, log *slog.Logger) error {
 	if err := setUpNetwork(ctx, cfg); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
+	if err := guardServices(cfg.Services); err != nil {
+		return err
+	}
 	if err := writeFiles(cfg); err != nil {
 		return err
 	}

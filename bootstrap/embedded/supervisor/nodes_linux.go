@@ -192,6 +192,7 @@ func (s *supervisor) nodeConfig(n state.Node) (*node.Config, error) {
 	prefix, _ := bridge.Mask.Size()
 	cfg := &node.Config{
 		Hostname: n.Name, IP: n.IP, Prefix: prefix, Gateway: s.cfg.BridgeIP, PodCIDR: n.PodCIDR,
+		Services:         s.cfg.ServiceSubnet,
 		Mirror:           fmt.Sprintf("http://%s:%d", s.cfg.BridgeIP, RegistryPort),
 		PauseImage:       kubeadm.PauseImage,
 		Snapshotter:      snapshotter(string(s.dir)),
