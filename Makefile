@@ -57,3 +57,13 @@ up: build ## build and bring up the lab
 
 clean: ## remove what make built here
 	rm -rf bin .cache bootstrap/payload/payload.tar.zst bootstrap/payload/payload.json
+
+GO_TEST_FLAGS ?=
+test: build ## everything: unit tests, then the live suite on clusters of its own
+	@echo "== unit tests"
+	@go test -timeout 20m $(GO_TEST_FLAGS) ./...
+	@echo "== live suite (root, embedded provider)"
+	@ROPES_BIN=$(CURDIR)/bin/ropes go test -tags live -count=1 -timeout 45m -v ./cmd/ropes/live
+
+check: ## format, vet, lint with the import rules, tidy, generated files, clean tree
+	@.build/check
