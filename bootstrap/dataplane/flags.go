@@ -4,18 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Options are what the command line says.
+// Options are what the command line says, and Level, which goes with the logger.
 type Options struct {
 	ConfigPath    string
 	ConfigYAML    string
 	DrainTime     time.Duration
 	FlushInterval time.Duration
 	LogLevel      string
+	Level         *slog.LevelVar // the level in force, for the admin port to change; nil for fixed
 	ComponentLog  string
 	Concurrency   int // 0: as many as the machine has
 	Version       bool

@@ -10,9 +10,20 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/admin"
+)
+
+// The version of Envoy whose API and admin port this proxy follows, and what tells it from Envoy.
+const (
+	major, minor, patch = 1, 38, 0
+	label               = "ropes"
 )
 
 // Version names this proxy in the form of Envoy's --version: revision, version, tree state, build type, TLS library.
@@ -25,7 +36,22 @@ func Version() string {
 			}
 		}
 	}
-	return rev + "/1.38.0-ropes/Modified/RELEASE/" + runtime.Version()
+	return fmt.Sprintf("%s/%d.%d.%d-%s/Modified/RELEASE/%s", rev, major, minor, patch, label, runtime.Version())
+}
+
+// introduce puts the proxy's version into its node, where the management server and config dumps look for it.
+func introduce(n *corev3.Node) {
+	if n == nil || n.GetUserAgentName() != "" {
+		return
+	}
+	text := func(s string) *structpb.Value { return structpb.NewStringValue(s) }
+	n.UserAgentName = label
+	n.UserAgentVersionType = &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+		Version: &typev3.SemanticVersion{MajorNumber: major, MinorNumber: minor, Patch: patch},
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"build.label": text(label), "build.type": text("RELEASE"), "ssl.version": text(runtime.Version()),
+		}},
+	}}
 }
 
 // Main runs the proxy with Envoy's command line (without the program name) until ctx ends, a signal comes or the admin
@@ -44,7 +70,14 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stdout, "\nenvoy  version: %s\n\n", Version())
 		return 0
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(o.LogLevel)})).With("scope", "envoy")
+	level, err := admin.ParseLevel(o.LogLevel)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "envoy: %v\n", err)
+		return 2
+	}
+	o.Level = new(slog.LevelVar)
+	o.Level.Set(level)
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.Level})).With("scope", "envoy")
 	if o.Concurrency > 0 {
 		runtime.GOMAXPROCS(max(o.Concurrency, 1))
 	}
@@ -88,17 +121,4 @@ func run(ctx context.Context, o Options, log *slog.Logger) error {
 		p.Shutdown()
 		return nil
 	}
-}
-
-// level reads Envoy's level names; trace counts as debug, critical and off as error.
-func level(s string) slog.Level {
-	switch strings.ToLower(s) {
-	case "trace", "debug":
-		return slog.LevelDebug
-	case "warning", "warn":
-		return slog.LevelWarn
-	case "error", "critical", "off":
-		return slog.LevelError
-	}
-	return slog.LevelInfo
 }

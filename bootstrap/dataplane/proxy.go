@@ -68,12 +68,14 @@ const (
 
 type updateStats struct{ attempt, success, rejected *stats.Counter }
 
-// New builds a proxy from a bootstrap: static clusters and listeners, the admin port. Nothing listens yet.
+// New builds a proxy from a bootstrap: static clusters and listeners, the admin port. Nothing listens yet. The proxy
+// keeps b and adds its version to b's node.
 func New(b *bootstrapv3.Bootstrap, o Options, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{
 		opts: o, boot: b, log: log, stats: stats.New(), secrets: tlsctx.NewStore(), routes: hcm.NewRouteStore(),
 		quit: make(chan struct{}), sds: map[tlsctx.Source]*xds.Client{},
 	}
+	introduce(b.GetNode())
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.setState(preInitializing)
 	upd := func(scope, family string) *updateStats {
@@ -97,7 +99,7 @@ func New(b *bootstrapv3.Bootstrap, o Options, log *slog.Logger) (*Proxy, error) 
 	p.admin = admin.New(admin.Config{
 		Bootstrap: b, Clusters: p.clusters, Listeners: p.listeners, Routes: p.routes, Secrets: p.secrets, Stats: p.stats,
 		Log: log, State: p.State, Drain: p.Drain, Quit: p.Quit, Args: o.Args, DrainTime: o.DrainTime,
-		Concurrency: o.Concurrency, ConfigPath: o.ConfigPath, LogLevel: o.LogLevel, Version: Version(),
+		Concurrency: o.Concurrency, ConfigPath: o.ConfigPath, LogLevel: o.LogLevel, Level: o.Level, Version: Version(),
 	})
 	for _, c := range b.GetStaticResources().GetClusters() {
 		if err := p.clusters.AddStatic(c); err != nil {

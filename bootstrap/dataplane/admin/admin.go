@@ -1,7 +1,7 @@
 // Package admin serves the proxy's admin port as Envoy does: the paths that pilot-agent, istioctl and Prometheus read.
 //
-// It knows how to show configuration, endpoints, certificates and statistics. It changes nothing but the drain state and
-// the end of the process, through functions it is given.
+// It knows how to show configuration, endpoints, certificates and statistics. It changes nothing but the log level, the
+// drain state and the end of the process, through what it is given.
 package admin
 
 import (
@@ -30,7 +30,7 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
 )
 
-// Config is what the admin port shows and may do. All fields are required but Args.
+// Config is what the admin port shows and may do. All fields are required but Args and Level.
 type Config struct {
 	Bootstrap   *bootstrapv3.Bootstrap
 	Clusters    *cluster.Manager
@@ -46,7 +46,8 @@ type Config struct {
 	DrainTime   time.Duration
 	Concurrency int
 	ConfigPath  string
-	LogLevel    string
+	LogLevel    string         // as the command line has it
+	Level       *slog.LevelVar // in force now; nil where the level of Log cannot be changed
 	Version     string
 }
 
@@ -279,12 +280,4 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	s.cfg.Drain(q.Has("inboundonly"), q.Has("graceful"))
 	say(w, "OK\n")
-}
-
-func (s *Server) logging(w http.ResponseWriter, r *http.Request) {
-	if len(r.URL.Query()) > 0 {
-		http.Error(w, "the log level is set with -l when the proxy starts", http.StatusNotImplemented)
-		return
-	}
-	say(w, "active loggers:\n  envoy: "+s.cfg.LogLevel+"\n")
 }

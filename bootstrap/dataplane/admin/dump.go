@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"time"
@@ -9,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -16,19 +19,16 @@ import (
 )
 
 // configDump writes envoy.admin.v3.ConfigDump: bootstrap, clusters, endpoints where include_eds asks for them,
-// listeners, routes and secrets with private keys redacted. ?resource= picks one list, ?mask= is not supported,
-// ?name_regex= filters by name.
+// listeners, routes and secrets with private keys redacted. ?resource= picks one list, ?mask= keeps only the fields
+// it names of every section that has all of them or, with resource, of every element of the list, and ?name_regex=
+// keeps resources whose whole name matches.
 func (s *Server) configDump(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	if q.Get("mask") != "" {
-		http.Error(w, "mask is not supported by this proxy", http.StatusNotImplemented)
-		return
-	}
 	keep := func(string) bool { return true }
 	if re := q.Get("name_regex"); re != "" {
-		c, err := regexp.Compile(re)
+		c, err := regexp.Compile("^(?:" + re + ")$")
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+			http.Error(w, "name_regex: "+err.Error(), http.StatusBadRequest)
 			return
 		}
 		keep = c.MatchString
@@ -38,49 +38,68 @@ func (s *Server) configDump(w http.ResponseWriter, r *http.Request) {
 		sections = append(sections, s.dumpEndpoints(keep))
 	}
 	sections = append(sections, s.dumpListeners(keep), &adminv3.ScopedRoutesConfigDump{}, s.dumpRoutes(keep), s.dumpSecrets(keep))
-	out := &adminv3.ConfigDump{}
-	if res := q.Get("resource"); res != "" {
-		var ok bool
-		if out.Configs, ok = pick(sections, res); !ok {
-			http.Error(w, res+" not found in config dump", http.StatusNotFound)
-			return
-		}
-		sayJSON(w, out, false)
+	configs, code, err := choose(sections, q.Get("resource"), parseMask(q.Get("mask")))
+	if err != nil {
+		http.Error(w, err.Error(), code)
 		return
 	}
-	for _, m := range sections {
-		a, err := anypb.New(m)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		out.Configs = append(out.Configs, a)
-	}
-	sayJSON(w, out, false)
+	sayJSON(w, &adminv3.ConfigDump{Configs: configs}, false)
 }
 
-// pick finds a repeated field by name in any section and returns its elements.
-func pick(sections []proto.Message, field string) ([]*anypb.Any, bool) {
-	for _, m := range sections {
-		r := m.ProtoReflect()
-		for i := range r.Descriptor().Fields().Len() {
-			fd := r.Descriptor().Fields().Get(i)
-			if string(fd.Name()) != field || !fd.IsList() || fd.Message() == nil {
-				continue
-			}
-			list := r.Get(fd).List()
-			var out []*anypb.Any
-			for j := range list.Len() {
-				a, err := anypb.New(list.Get(j).Message().Interface())
-				if err != nil {
-					return nil, false
-				}
-				out = append(out, a)
-			}
-			return out, true
+// choose takes what resource and mask ask for out of the sections, and trims it in place. With an error comes the HTTP
+// status to answer with.
+func choose(sections []proto.Message, resource string, m mask) ([]*anypb.Any, int, error) {
+	parts := sections
+	if resource != "" {
+		var code int
+		var err error
+		if parts, code, err = elements(sections, resource); err != nil {
+			return nil, code, err
 		}
 	}
-	return nil, false
+	var out []*anypb.Any
+	var misfit error
+	for _, p := range parts {
+		if resource != "" {
+			if err := m.applyResource(p); err != nil {
+				return nil, http.StatusBadRequest, fmt.Errorf("mask: %w", err)
+			}
+		} else if err := m.apply(p); err != nil {
+			misfit = errors.Join(misfit, err) // a mask is written for one kind of section; the others are left out
+			continue
+		}
+		a, err := anypb.New(p)
+		if err != nil {
+			return nil, http.StatusInternalServerError, err
+		}
+		out = append(out, a)
+	}
+	if resource == "" && len(out) == 0 && misfit != nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("mask fits no part of the config dump: %w", misfit)
+	}
+	return out, http.StatusOK, nil
+}
+
+// elements finds a repeated field by name in any section and returns its elements. With an error comes the HTTP status
+// to answer with.
+func elements(sections []proto.Message, field string) ([]proto.Message, int, error) {
+	for _, m := range sections {
+		r := m.ProtoReflect()
+		f := r.Descriptor().Fields().ByName(protoreflect.Name(field))
+		if f == nil {
+			continue
+		}
+		if !f.IsList() || f.Message() == nil {
+			return nil, http.StatusBadRequest, fmt.Errorf("%s is not a list of resources: ?mask=%s gives this field alone", field, field)
+		}
+		list := r.Get(f).List()
+		var out []proto.Message
+		for i := range list.Len() {
+			out = append(out, list.Get(i).Message().Interface())
+		}
+		return out, http.StatusOK, nil
+	}
+	return nil, http.StatusNotFound, fmt.Errorf("%s not found in config dump", field)
 }
 
 func packed(m proto.Message) *anypb.Any {
@@ -92,7 +111,8 @@ func packed(m proto.Message) *anypb.Any {
 }
 
 func (s *Server) dumpBootstrap() proto.Message {
-	return &adminv3.BootstrapConfigDump{Bootstrap: s.cfg.Bootstrap, LastUpdated: timestamppb.New(s.start)}
+	// A copy, for a mask cuts fields off.
+	return &adminv3.BootstrapConfigDump{Bootstrap: proto.CloneOf(s.cfg.Bootstrap), LastUpdated: timestamppb.New(s.start)}
 }
 
 func (s *Server) dumpClusters(keep func(string) bool) proto.Message {
