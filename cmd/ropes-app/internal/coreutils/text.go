@@ -121,16 +121,19 @@ func tail(ctx context.Context, call *applet.Call) int {
 
 // lastOf copies the last n lines or bytes, or all from the n-th on.
 func lastOf(w io.Writer, r io.Reader, n int, fromStart, inBytes bool) error {
+	if inBytes && fromStart {
+		if _, err := io.CopyN(io.Discard, r, int64(max(0, n-1))); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		_, err := io.Copy(w, r)
+		return err
+	}
 	if inBytes {
 		all, err := io.ReadAll(r)
 		if err != nil {
 			return err
 		}
-		at := max(0, len(all)-n)
-		if fromStart {
-			at = min(len(all), max(0, n-1))
-		}
-		_, err = w.Write(all[at:])
+		_, err = w.Write(all[max(0, len(all)-n):])
 		return err
 	}
 	var kept [][]byte

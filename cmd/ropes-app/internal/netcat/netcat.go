@@ -199,8 +199,14 @@ func (n *netcat) scan(ctx context.Context) error {
 	return last
 }
 
+// succeeded tells, under -v, that the connection is there. Labs' TLS probes wait for this line
+// before they send anything.
 func (n *netcat) succeeded(port int) {
-	if n.verbose {
+	switch {
+	case !n.verbose:
+	case n.unix:
+		fmt.Fprintf(n.call.Err, "Connection to %s succeeded!\n", n.path)
+	default:
 		fmt.Fprintf(n.call.Err, "Connection to %s %d port [%s/*] succeeded!\n", n.host, port, strings.TrimRight(n.network, "46"))
 	}
 }
