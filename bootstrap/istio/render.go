@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 
 	"istio.io/istio/manifests"
@@ -39,11 +40,15 @@ func Render(cfg Config) ([]string, error) {
 // render has the operator render our IstioOperator. With a client it renders for that
 // cluster's version and looks for CNIs that are known not to go with Istio.
 func (c Config) render(client kube.Client) (sets []manifest.ManifestSet, merged values.Map, err error) {
-	file, err := c.operatorFile()
+	text, err := yaml.Marshal(c.operator())
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("encode IstioOperator: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.Remove(file)) }()
+	file, discard, err := readable(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("hand over IstioOperator: %w", err)
+	}
+	defer func() { err = errors.Join(err, discard()) }()
 	sets, merged, err = render.GenerateManifest([]string{file}, nil, false, client, newLogger(c.Log))
 	if err != nil {
 		return nil, nil, fmt.Errorf("render Istio's charts: %w", err)
@@ -72,22 +77,31 @@ func rank(m manifest.Manifest) int {
 	return 0
 }
 
-// operatorFile writes our IstioOperator to a temporary file, as files and --set flags are
-// the only ways into the operator, and flags cannot say null.
-func (c Config) operatorFile() (string, error) {
-	text, err := yaml.Marshal(c.operator())
+// readable gives text a file name by which this process can read it once. Files and --set
+// flags are the only ways into the operator, and flags cannot say null. A pipe leaves
+// nothing behind, even where the process is killed; text must fit into its buffer, of 64 KiB on Linux.
+func readable(text []byte) (name string, discard func() error, err error) {
+	if runtime.GOOS == "windows" { // which has no names for open files
+		f, err := os.CreateTemp("", "ropes-istio-*.yaml")
+		if err != nil {
+			return "", nil, err
+		}
+		_, err = f.Write(text)
+		discard = func() error { return os.Remove(f.Name()) }
+		if err = errors.Join(err, f.Close()); err != nil {
+			return "", nil, errors.Join(err, discard())
+		}
+		return f.Name(), discard, nil
+	}
+	r, w, err := os.Pipe()
 	if err != nil {
-		return "", fmt.Errorf("encode IstioOperator: %w", err)
+		return "", nil, err
 	}
-	f, err := os.CreateTemp("", "ropes-istio-*.yaml")
-	if err != nil {
-		return "", fmt.Errorf("write IstioOperator: %w", err)
+	_, err = w.Write(text)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return "", nil, errors.Join(err, r.Close())
 	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(fmt.Errorf("write IstioOperator: %w", err), os.Remove(f.Name()))
-	}
-	return f.Name(), nil
+	return fmt.Sprintf("/dev/fd/%d", r.Fd()), r.Close, nil
 }
 
 // digest stands for all that the installation is made from: our settings and Istio's charts.
