@@ -112,7 +112,7 @@ func TestReviewsVersions(t *testing.T) {
 			t.Errorf("%s: %s", version, diff)
 		}
 		code, page := s.get(t, "/productpage?u=normal")
-		if code != 200 || !strings.Contains(page, `class="stars `+color+`"`) || !strings.Contains(page, "reviews "+version) {
+		if code != 200 || !strings.Contains(page, `class="stars `+color+`"`) || !strings.Contains(page, "<code>reviews</code> "+version) {
 			t.Errorf("%s: page %d does not show the stars or the version: %s", version, code, page)
 		}
 	}
