@@ -41,7 +41,7 @@ const istioUser = 1337
 func AppNames() []string {
 	return []string{
 		"productpage", "details", "reviews", "ratings", "httpbin", "outside", "serve",
-		"curl", "dig", "nc", "sh",
+		"curl", "dig", "nc", "sh", "tar", "test", "[",
 		"cat", "chmod", "cp", "cut", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mv",
 		"ps", "rm", "seq", "sha256sum", "sleep", "sort", "tail", "tee", "touch", "tr", "true", "uniq", "wc",
 	}

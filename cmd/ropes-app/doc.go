@@ -57,7 +57,7 @@
 //
 // # Toolbox
 //
-//	curl dig nc sh                                        (see below)
+//	curl dig nc sh tar test [                             (see below)
 //	cat chmod cp cut date df echo env false grep head hostname id kill ls mkdir mv ps rm seq sha256sum sleep sort tail
 //	tee touch tr true uniq wc
 //
@@ -77,6 +77,13 @@
 // +stats +comments +question +authority +additional +ndots= +domain= +nocomments etc. Exit codes: 0 an answer came (also NXDOMAIN), 1 usage, 9 no server answered, 10 internal.
 //
 // nc knows: -z -v -w SECONDS -l -p -u -n -k -4 -6 -N -q SECONDS -U. The end of its input always closes the sending half, as -N asks for. Exit codes: 0, 1 (could not connect, timeout), 2 usage.
+//
+// tar knows: c x t -f -C -v -z -m -p --no-same-permissions --same-owner --no-same-owner, letters without a dash in the first word too, and
+// works for kubectl cp both ways. As root it keeps owners (by number) and modes. What leads out of the directory when unpacking - a
+// name, a way through a symbolic link, a link's target - is left out and told, status 1. Devices and pipes are not unpacked; second names
+// of a file are packed as files of their own.
+//
+// test and [ are the shell's own, for those who start them without a shell.
 //
 // sh is mvdan.cc/sh: POSIX sh (and most of bash's words), `sh -c SCRIPT [NAME ARGS...]`, `sh FILE [ARGS...]`, script on stdin, or
 // interactive with editing and history when stdin is a terminal. -e -u -x -n -f -a -o OPTION -i are known. Toolbox words run inside the shell's

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/ropes-dev/ropes/cmd/ropes-app/internal/applet"
+	"github.com/ropes-dev/ropes/cmd/ropes-app/internal/archive"
 	"github.com/ropes-dev/ropes/cmd/ropes-app/internal/bookinfo"
 	"github.com/ropes-dev/ropes/cmd/ropes-app/internal/coreutils"
 	"github.com/ropes-dev/ropes/cmd/ropes-app/internal/curl"
@@ -68,7 +69,7 @@ func watchSignals(cancel context.CancelCauseFunc, name string) {
 func programs() map[string]applet.Func {
 	all := coreutils.Applets()
 	maps.Copy(all, map[string]applet.Func{
-		"curl": curl.Run, "dig": dig.Run, "nc": netcat.Run, "sh": shell.New(all),
+		"curl": curl.Run, "dig": dig.Run, "nc": netcat.Run, "sh": shell.New(all), "tar": archive.Run, "test": shell.Test, "[": shell.Test,
 		"productpage": servers.Bookinfo(bookinfo.Productpage), "details": servers.Bookinfo(bookinfo.Details),
 		"reviews": servers.Bookinfo(bookinfo.Reviews), "ratings": servers.Bookinfo(bookinfo.Ratings),
 		"httpbin": servers.HTTPBin, "outside": servers.Outside, "serve": servers.Serve,

@@ -63,6 +63,12 @@ func TestRun(t *testing.T) {
 		{[]string{"env", "false"}, 1, "", ""},
 		{[]string{"env", "-x"}, 2, "", "unknown option -x"},
 		{[]string{"env", "no-such-program-here"}, 127, "", "env: "},
+		{[]string{"test", "-d", "/"}, 0, "", ""},
+		{[]string{"test", "-d", "/no such directory"}, 1, "", ""},
+		{[]string{"[", "a b", "=", "a b", "]"}, 0, "", ""},
+		{[]string{"[", "a", "=", "b", "]"}, 1, "", ""},
+		{[]string{"[", "a"}, 2, "", "["},
+		{[]string{"sh", "-c", "tar cf - '/dev/null' | tail -c+0 | tar tf -"}, 0, "dev/null\n", ""},
 		{[]string{"sh", "-c", "env B=7 env | grep ^B="}, 0, "B=7\n", ""},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
