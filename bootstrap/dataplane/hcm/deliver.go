@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
@@ -18,7 +17,6 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return 
 // deliver sends an upstream response to the client.
 func (s *Stream) deliver(resp *http.Response) {
 	defer func() { _ = resp.Body.Close() }()
-	s.upDone = time.Now()
 	s.details = "via_upstream"
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		s.tunnel(resp)
@@ -30,8 +28,12 @@ func (s *Stream) deliver(resp *http.Response) {
 			delete(h, n)
 		}
 	}
-	if !s.noHeaders {
-		ms := s.upDone.Sub(s.upStart).Milliseconds()
+	// An answer to half a request has no service time.
+	if from := s.requestEnd(); !s.noHeaders && !from.IsZero() {
+		if from.Before(s.upStart) {
+			from = s.upStart
+		}
+		ms := max(s.trace.Answered.Sub(from).Milliseconds(), 0)
 		h["X-Envoy-Upstream-Service-Time"] = []string{strconv.FormatInt(ms, 10)}
 	}
 	if s.route.vhost.attemptResp {

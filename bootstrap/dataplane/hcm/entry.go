@@ -40,8 +40,8 @@ func (s *Stream) entry() *accesslog.Entry {
 		return s.cachedEntry
 	}
 	e := ConnEntry(s.conn)
-	e.Start, e.UpstreamResponseStart, e.End = s.start, s.upDone, s.end
-	e.RequestEnd, e.UpstreamRequestEnd = s.start, s.upStart
+	e.Start, e.RequestEnd, e.End = s.start, s.requestEnd(), s.end
+	e.UpstreamRequestEnd, e.UpstreamResponseStart = s.trace.Sent(), s.trace.Answered
 	e.Protocol = s.req.Proto
 	if s.req.ProtoMajor == 2 {
 		e.Protocol = "HTTP/2"
@@ -57,6 +57,7 @@ func (s *Stream) entry() *accesslog.Entry {
 	e.Upstream = accesslog.Upstream{
 		Cluster: s.clusterN, TransportFailureReason: s.failure, Attempts: s.attempts,
 		LocalAddress: addrPort(s.trace.Local), RemoteAddress: addrPort(s.trace.Remote),
+		ConnectionID: s.trace.ID, Protocol: s.trace.Protocol,
 	}
 	if s.cluster != nil {
 		e.Upstream.AltStatName = s.cluster.Proto.GetAltStatName()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
 )
 
 type connKey struct{}
@@ -22,10 +23,13 @@ func (m *Manager) serveStream(w http.ResponseWriter, r *http.Request) {
 	conn, _ := r.Context().Value(connKey{}).(*network.Conn)
 	s := &Stream{
 		m: m, conn: conn, w: w, req: r, start: time.Now(), authority: r.Host, path: requestPath(r), remote: conn.Remote,
-		requestLength: r.ContentLength,
+		requestLength: r.ContentLength, trace: &upstream.Trace{},
 	}
 	s.ctx, s.stop = context.WithCancelCause(r.Context())
-	s.received.ReadCloser, s.received.moved = r.Body, s.moved
+	s.received.ReadCloser, s.received.moved, s.received.want = r.Body, s.moved, r.ContentLength
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		s.received.ended.Store(&s.start)
+	}
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &s.received
 	}

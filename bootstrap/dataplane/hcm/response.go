@@ -92,18 +92,32 @@ func requestPath(r *http.Request) string {
 	return p
 }
 
-// countingBody counts the bytes of a request body.
+// countingBody counts the bytes of a request body and notes when the last came.
 type countingBody struct {
 	io.ReadCloser
 	n     atomic.Uint64
+	want  int64 // -1 for an unknown length
+	ended atomic.Pointer[time.Time]
 	moved func()
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.n.Add(uint64(n))
+	total := b.n.Add(uint64(n))
+	if err == io.EOF || (n > 0 && b.want >= 0 && total == uint64(b.want)) {
+		now := time.Now()
+		b.ended.CompareAndSwap(nil, &now)
+	}
 	b.moved()
 	return n, err
+}
+
+// requestEnd is when the last byte of the request came, zero where bytes are missing or nobody has read them.
+func (s *Stream) requestEnd() time.Time {
+	if at := s.received.ended.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 func isGRPCType(ct string) bool {

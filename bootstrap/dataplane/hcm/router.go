@@ -184,7 +184,8 @@ func (s *Stream) outgoing(ctx context.Context, body *replayBody, f *forwardActio
 	if s.route.vhost.attemptCount {
 		out.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(s.attempts)}
 	}
-	return out.WithContext(upstream.WithTrace(ctx, &s.trace))
+	s.trace = &upstream.Trace{}
+	return out.WithContext(upstream.WithTrace(ctx, s.trace))
 }
 
 // attempt tries until there is a response to deliver or a reply to send. cancel must be called when the response has

@@ -39,7 +39,7 @@ type Stream struct {
 	clusterN string
 	host     *cluster.Endpoint
 	alpn     []string
-	trace    upstream.Trace
+	trace    *upstream.Trace // of the latest attempt
 	attempts int
 
 	downPeer, upPeer *peer.Info
@@ -52,9 +52,8 @@ type Stream struct {
 	respTrailer   http.Header
 	flags         accesslog.Flags
 	details       string
-	failure       string // upstream transport failure
-	upStart       time.Time
-	upDone        time.Time
+	failure       string    // upstream transport failure
+	upStart       time.Time // the router began
 	end           time.Time
 	wroteHeader   bool
 	cachedEntry   *accesslog.Entry

@@ -25,7 +25,10 @@ const (
 	Outbound
 )
 
-var nextID atomic.Uint64
+var lastID atomic.Uint64
+
+// NextID numbers connections, those to upstreams too: a number stands for one connection of the process.
+func NextID() uint64 { return lastID.Add(1) }
 
 // Conn is one downstream connection on its way through a filter chain. The embedded net.Conn is what filters read and
 // write: plain bytes, after TLS and after anything that was peeked at.
@@ -66,7 +69,7 @@ type identity struct {
 
 // New wraps nc.
 func New(nc net.Conn) *Conn {
-	c := &Conn{Conn: nc, ID: nextID.Add(1), Start: time.Now()}
+	c := &Conn{Conn: nc, ID: NextID(), Start: time.Now()}
 	c.Remote = AddrPort(nc.RemoteAddr())
 	c.Direct = c.Remote
 	c.Local = AddrPort(nc.LocalAddr())

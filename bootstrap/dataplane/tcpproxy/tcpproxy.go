@@ -172,6 +172,7 @@ func (p *Proxy) connectAndPipe(ctx context.Context, c *network.Conn, e *accesslo
 		}
 	}
 	defer func() { _ = up.Close() }()
+	e.Upstream.ConnectionID = network.NextID()
 	e.Upstream.LocalAddress, e.Upstream.RemoteAddress = network.AddrPort(up.LocalAddr()), network.AddrPort(up.RemoteAddr())
 	if tc, ok := up.(*tls.Conn); ok {
 		st := tc.ConnectionState()

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 )
 
 // H1 pools HTTP/1.1 connections. The zero value is not usable; call NewH1.
@@ -30,6 +32,7 @@ func NewH1(dial Dial, opts Options) *H1 { return &H1{dial: dial, opts: opts} }
 
 type h1Conn struct {
 	net.Conn
+	id      uint64
 	pool    *H1
 	br      *bufio.Reader
 	bw      *bufio.Writer
@@ -121,23 +124,28 @@ func (p *H1) connect(ctx context.Context) (*h1Conn, error) {
 	}
 	limit := NewHeadLimit(nc)
 	return &h1Conn{
-		Conn: nc, pool: p, br: bufio.NewReaderSize(limit, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10), limit: limit,
+		Conn: nc, id: network.NextID(), pool: p, br: bufio.NewReaderSize(limit, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10), limit: limit,
 	}, nil
 }
 
 // RoundTrip implements Pool.
 func (p *H1) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
+	t := traceOf(ctx)
+	t.watch(req)
 	if c := p.take(); c != nil {
-		body := &countedBody{ReadCloser: req.Body}
-		if req.Body != nil && req.Body != http.NoBody {
+		src := req.Body
+		body := &countedBody{ReadCloser: src}
+		if src != nil && src != http.NoBody {
 			req.Body = body
 		}
 		resp, err := p.exchange(ctx, c, req)
 		// The peer may have closed an idle connection just as it was taken: nothing was answered, try a fresh one.
-		if !errors.Is(err, errStale) || body.touched() || ctx.Err() != nil {
+		if !errors.Is(err, errStale) || !body.retire() || ctx.Err() != nil {
 			return resp, unstale(err)
 		}
+		req.Body = src
+		t.forget()
 	}
 	c, err := p.connect(ctx)
 	if err != nil && p.opts.Full != nil && p.opts.Full(err) {
@@ -165,10 +173,11 @@ func unstale(err error) error {
 
 // exchange writes req on c and reads the response head. On error c is closed.
 func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.Response, error) {
-	trace(ctx, c.Conn)
+	t := traceOf(ctx)
+	t.use(c.Conn, c.id, "HTTP/1.1")
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	written := writeAsync(c, req)
-	resp, err := c.readResponse(req)
+	written := writeAsync(c, req, t)
+	resp, err := c.readResponse(req, t)
 	if err != nil {
 		stop()
 		c.end()
@@ -196,15 +205,20 @@ func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.
 const maxHead = 96 << 10
 
 // readResponse skips interim responses.
-func (c *h1Conn) readResponse(req *http.Request) (*http.Response, error) {
+func (c *h1Conn) readResponse(req *http.Request, t *Trace) (*http.Response, error) {
 	c.limit.Begin(maxHead)
 	defer c.limit.End()
 	for range 16 {
+		if _, err := c.br.Peek(1); err != nil {
+			return nil, err
+		}
+		began := time.Now()
 		resp, err := http.ReadResponse(c.br, req)
 		if err != nil {
 			return nil, err
 		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			t.Answered = began
 			return resp, nil
 		}
 	}
@@ -215,22 +229,30 @@ func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || isReset(err)
 }
 
-// countedBody remembers whether anything was read.
+// countedBody is a body that one attempt has for itself until it retires unread.
 type countedBody struct {
 	io.ReadCloser
-	mu   sync.Mutex
-	read bool
+	mu      sync.Mutex
+	read    bool
+	retired bool
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	b.read = true
+	retired := b.retired
 	b.mu.Unlock()
+	if retired {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	return b.ReadCloser.Read(p)
 }
 
-func (b *countedBody) touched() bool {
+// retire takes the body away from its attempt, whose writer may still be about to read. It reports whether nothing has
+// been read, so that another attempt finds the body whole.
+func (b *countedBody) retire() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.read
+	b.retired = true
+	return !b.read
 }

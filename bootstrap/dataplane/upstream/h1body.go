@@ -75,9 +75,10 @@ func (u *upgraded) CloseWrite() error {
 
 // writeAsync sends req. A request without body is sent before it returns (nil channel on success); one with a body is
 // sent beside the reading of the response, so that early responses and streaming in both directions work.
-func writeAsync(c *h1Conn, req *http.Request) <-chan error {
+func writeAsync(c *h1Conn, req *http.Request, t *Trace) <-chan error {
 	if req.Body == nil || req.Body == http.NoBody {
 		if err := writeRequest(c.bw, req); err == nil {
+			t.nowSent()
 			return nil
 		}
 		ch := make(chan error, 1)
@@ -90,6 +91,8 @@ func writeAsync(c *h1Conn, req *http.Request) <-chan error {
 		if err != nil {
 			// The reader has to notice, or it would wait for a response to half a request.
 			_ = c.Conn.Close()
+		} else {
+			t.nowSent()
 		}
 		ch <- err
 	}()

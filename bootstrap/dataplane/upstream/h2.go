@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 )
 
 // H2 pools HTTP/2 connections, opening another when all are at the peer's stream limit.
@@ -28,6 +30,7 @@ var _ Pool = (*H2)(nil)
 type h2Conn struct {
 	*http2.ClientConn
 	raw    net.Conn
+	id     uint64
 	served uint32
 }
 
@@ -74,11 +77,17 @@ func (p *H2) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, failed(ctx, Connecting, err)
 	}
-	trace(ctx, c.raw)
+	t := traceOf(ctx)
+	t.use(c.raw, c.id, "HTTP/2")
+	if req.Body == nil || req.Body == http.NoBody {
+		t.nowSent()
+	}
+	t.watch(req)
 	resp, err := c.RoundTrip(req)
 	if err != nil {
 		return nil, failed(ctx, h2Stage(err), err)
 	}
+	t.Answered = time.Now()
 	return resp, nil
 }
 
@@ -146,7 +155,7 @@ func (p *H2) connect(ctx context.Context, d *dialing) {
 		counted := &closeHook{Conn: raw, fn: p.opts.OnClose}
 		var cc *http2.ClientConn
 		if cc, err = p.transport.NewClientConn(counted); err == nil {
-			d.conn = &h2Conn{ClientConn: cc, raw: raw}
+			d.conn = &h2Conn{ClientConn: cc, raw: raw, id: network.NextID()}
 		} else {
 			_ = counted.Close()
 		}

@@ -77,26 +77,6 @@ func (o Options) idle() time.Duration {
 	return o.IdleTimeout
 }
 
-type infoKey struct{}
-
-// Trace collects facts about the connection a request used.
-type Trace struct {
-	Local  net.Addr
-	Remote net.Addr
-	Conn   net.Conn
-}
-
-// WithTrace returns a context whose round trips fill t.
-func WithTrace(ctx context.Context, t *Trace) context.Context {
-	return context.WithValue(ctx, infoKey{}, t)
-}
-
-func trace(ctx context.Context, c net.Conn) {
-	if t, ok := ctx.Value(infoKey{}).(*Trace); ok {
-		t.Local, t.Remote, t.Conn = c.LocalAddr(), c.RemoteAddr(), c
-	}
-}
-
 // Hop-by-hop headers never travel to the next hop; Upgrade requests put two of them back.
 var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Transfer-Encoding": true, "Upgrade": true,
