@@ -304,6 +304,9 @@ func (a *archiver) write() (err error) {
 			return err
 		}
 	}
+	if p.packed == 0 {
+		return nil // an archive's end would tell kubectl cp that all is well before our status can
+	}
 	if err := p.w.Close(); err != nil {
 		return err
 	}

@@ -322,8 +322,8 @@ func TestMisused(t *testing.T) {
 		{"xz", "no archive", applet.Failure, "invalid header"},
 		{"x", whole[:514], applet.Failure, "unexpected EOF"},
 	} {
-		status, _, stderr := do(t, dir, tc.stdin, strings.Fields(tc.args)...)
-		if status != tc.status || !strings.Contains(stderr, tc.stderr) {
+		status, stdout, stderr := do(t, dir, tc.stdin, strings.Fields(tc.args)...)
+		if status != tc.status || stdout != "" || !strings.Contains(stderr, tc.stderr) {
 			t.Errorf("tar %s: status %d, %q", tc.args, status, stderr)
 		}
 	}

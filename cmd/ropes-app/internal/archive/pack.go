@@ -16,9 +16,10 @@ import (
 // packer writes files into an archive.
 type packer struct {
 	*archiver
-	w     *tar.Writer
-	names io.Writer   // gets the names under -v
-	self  fs.FileInfo // the archive itself, where it is a file: it is left out
+	w      *tar.Writer
+	names  io.Writer   // gets the names under -v
+	self   fs.FileInfo // the archive itself, where it is a file: it is left out
+	packed int         // members so far
 }
 
 // add packs a file, or a directory and what is in it. Links are packed as links.
@@ -101,6 +102,7 @@ func (p *packer) file(file, name string) error {
 	if err := p.w.WriteHeader(h); err != nil {
 		return err
 	}
+	p.packed++
 	if body == nil {
 		return nil
 	}
