@@ -71,7 +71,7 @@ func (w *world) agent(name, ip string) *pod {
 	p.start(false)
 	p.secrets = serveSecrets(w.t, filepath.Join(p.dir, "var/run/secrets/workload-spiffe-uds/socket"))
 	p.rotate(w.ca)
-	intercept(w.t, p.net)
+	p.intercept()
 	must(w.t, os.MkdirAll(filepath.Join(p.dir, "etc/istio/proxy"), 0o777))
 	must(w.t, os.Chmod(filepath.Join(p.dir, "etc/istio/proxy"), 0o777))
 	must(w.t, os.MkdirAll(filepath.Join(p.dir, "var/lib/istio/envoy"), 0o755))

@@ -205,7 +205,7 @@ func (p *pod) start(sidecar bool) {
 	p.secrets = serveSecrets(w.t, filepath.Join(uds, "socket"))
 	p.rotate(w.ca)
 	if !p.router {
-		intercept(w.t, p.net)
+		p.intercept()
 	}
 	p.startProxy()
 }

@@ -1,17 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"net"
 	"os/exec"
 	"runtime"
 	"testing"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // fabric is a namespace with a bridge that pods are joined to.
@@ -126,47 +123,18 @@ func startIn(ns netns.NsHandle, cmd *exec.Cmd) error {
 	return err
 }
 
-// intercept redirects all TCP of a namespace as istio-init does: outbound to 15001, inbound to 15006.
-func intercept(t *testing.T, ns netns.NsHandle) {
-	t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns)))
-	must(t, err)
-	tbl := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "mesh"})
-	out := c.AddChain(&nftables.Chain{
-		Name: "out", Table: tbl, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
-	in := c.AddChain(&nftables.Chain{
-		Name: "in", Table: tbl, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
-	})
-	ret := &expr.Verdict{Kind: expr.VerdictReturn}
-	rule := func(ch *nftables.Chain, e ...expr.Any) { c.AddRule(&nftables.Rule{Table: tbl, Chain: ch, Exprs: e}) }
-	tcp := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+// intercept redirects the traffic of a pod by the program that its init container runs, with the arguments that istiod's
+// injection template gives it.
+func (p *pod) intercept() {
+	p.w.t.Helper()
+	cmd := p.command(0, "init", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*",
+		"-d", "15090,15021,15020", "--log_output_level=default:info")
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	must(p.w.t, startIn(p.net, cmd))
+	if err := cmd.Wait(); err != nil {
+		p.w.t.Fatalf("istio-iptables: %v\n%s", err, &said)
 	}
-	addr := func(offset uint32, ip string) []expr.Any {
-		return []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: net.ParseIP(ip).To4()},
-		}
-	}
-	to := func(port uint16) []expr.Any {
-		return []expr.Any{
-			&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
-			&expr.Redir{RegisterProtoMin: 1, RegisterProtoMax: 1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
-		}
-	}
-	rule(out, append(addr(12, "127.0.0.6"), ret)...)
-	rule(out, &expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(1337)}, ret)
-	rule(out, append(addr(16, "127.0.0.1"), ret)...)
-	rule(out, append(append([]expr.Any{}, tcp...), to(15001)...)...)
-	for _, p := range []uint16{15008, 15020, 15021, 15090} {
-		rule(in, append(append([]expr.Any{}, tcp...),
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(p)}, ret)...)
-	}
-	rule(in, append(append([]expr.Any{}, tcp...), to(15006)...)...)
-	must(t, c.Flush())
 }
 
 func must(t *testing.T, err error) {
