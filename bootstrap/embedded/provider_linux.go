@@ -51,6 +51,10 @@ func (p *Provider) Up(ctx context.Context, spec bootstrap.Spec, obs bootstrap.Ob
 
 // Down implements bootstrap.Provider.
 func (p *Provider) Down(ctx context.Context, name string, obs bootstrap.Observer) error {
+	dir := state.ClusterDir(p.opts.StateRoot, name)
+	if !exists(string(dir)) && !exists(p.lockPath(name)) {
+		return nil
+	}
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
 	}
@@ -59,9 +63,8 @@ func (p *Provider) Down(ctx context.Context, name string, obs bootstrap.Observer
 		return err
 	}
 	defer unlock()
-	dir := state.ClusterDir(p.opts.StateRoot, name)
-	if _, err := os.Stat(string(dir)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if !exists(string(dir)) {
+		return p.restoreHost()
 	}
 	cfg, err := dir.Load()
 	if err != nil {
@@ -135,7 +138,7 @@ func (p *Provider) List() ([]string, error) {
 // lock keeps two runs off the same cluster. The lock stands beside the cluster's
 // directory, so that Down can remove the directory while holding it.
 func (p *Provider) lock(name string) (unlock func(), err error) {
-	path := filepath.Join(p.opts.StateRoot, "locks", name)
+	path := p.lockPath(name)
 	f, err := state.Lock(path)
 	if errors.Is(err, state.ErrLocked) {
 		return nil, &BusyError{Name: name}
@@ -144,7 +147,7 @@ func (p *Provider) lock(name string) (unlock func(), err error) {
 		return nil, err
 	}
 	return func() {
-		if _, err := os.Stat(string(state.ClusterDir(p.opts.StateRoot, name))); errors.Is(err, fs.ErrNotExist) {
+		if !exists(string(state.ClusterDir(p.opts.StateRoot, name))) {
 			os.Remove(path)                                        //nolint:errcheck // an empty lock file is harmless
 			os.Remove(filepath.Dir(path))                          //nolint:errcheck // others may hold locks there
 			os.Remove(filepath.Join(p.opts.StateRoot, "clusters")) //nolint:errcheck // other clusters
@@ -152,6 +155,15 @@ func (p *Provider) lock(name string) (unlock func(), err error) {
 		}
 		f.Close()
 	}, nil
+}
+
+func (p *Provider) lockPath(name string) string {
+	return filepath.Join(p.opts.StateRoot, "locks", name)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // stopTimeout is how long the supervisor may take to end by itself.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/embedded/state"
 )
 
@@ -27,7 +28,9 @@ type process struct {
 func pidFile(dir state.Dir) string { return filepath.Join(string(dir), "supervisor.pid") }
 
 // startSupervisor starts the cluster's first process in PID and network namespaces of
-// its own and plugs it into the host. The listeners are handed over.
+// its own and plugs it into the host. The listeners are handed over. The supervisor does
+// nothing before it is told to go ahead, and ends where this process ends before that:
+// so there is none that the pid file does not name.
 func startSupervisor(cfg *state.Config, dir state.Dir, listeners [3]*os.File) (err error) {
 	lock, err := state.Lock(dir.SupervisorLock())
 	if err != nil {
@@ -45,10 +48,16 @@ func startSupervisor(cfg *state.Config, dir state.Dir, listeners [3]*os.File) (e
 		return err
 	}
 	defer log.Close()
+	wait, goAhead, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer wait.Close()
+	defer goAhead.Close()
 	cmd := exec.Command(filepath.Join(cfg.PayloadDir, "bin/ropes-node"), "supervise", string(dir))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lock, listeners[0], listeners[1], listeners[2]}
+	cmd.ExtraFiles = []*os.File{lock, listeners[0], listeners[1], listeners[2], wait}
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID,
@@ -70,7 +79,11 @@ func startSupervisor(cfg *state.Config, dir state.Dir, listeners [3]*os.File) (e
 	if err := state.WriteJSON(pidFile(dir), process{cmd.Process.Pid, start}); err != nil {
 		return err
 	}
-	return connect(cfg, cmd.Process.Pid)
+	if err := connect(cfg, cmd.Process.Pid); err != nil {
+		return err
+	}
+	_, err = goAhead.Write([]byte{1})
+	return err
 }
 
 // explainClone says what a refused clone(2) means.
@@ -83,6 +96,22 @@ func explainClone(err error) error {
 
 // stop ends the supervisor, and with it, as PID 1 of its namespace, all of the cluster.
 func stop(ctx context.Context, dir state.Dir) error {
+	if err := stopRecorded(ctx, dir); err != nil {
+		return err
+	}
+	// One that was never told to go ahead ends by itself; its lock tells when.
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	return bootstrap.Poll(ctx, 20*time.Millisecond, func(context.Context) error {
+		if state.Locked(dir.SupervisorLock()) {
+			return fmt.Errorf("some process still holds %s", dir.SupervisorLock())
+		}
+		return nil
+	})
+}
+
+// stopRecorded ends the process that the pid file names.
+func stopRecorded(ctx context.Context, dir state.Dir) error {
 	var p process
 	data, err := os.ReadFile(pidFile(dir))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -66,5 +66,8 @@ func alone(name, kubeconfig string, args []string) {
 	os.Args = append([]string{name}, args...)
 	if kubeconfig != "" {
 		os.Setenv("KUBECONFIG", kubeconfig)
+		if os.Getenv("KUBECACHEDIR") == "" {
+			os.Setenv("KUBECACHEDIR", command.CacheBeside(kubeconfig))
+		}
 	}
 }

@@ -86,12 +86,14 @@ func CgroupOf(cluster string) string { return "ropes-" + cluster }
 
 // File descriptors that the provider hands to the supervisor, in this order: the
 // supervisor's lock, held for as long as it lives, then the listeners on the host's
-// loopback for the API server and the ingress gateway.
+// loopback for the API server and the ingress gateway, then a pipe that says when to go
+// ahead.
 const (
 	LockFD = 3 + iota
 	APIFD
 	HTTPFD
 	HTTPSFD
+	GoAheadFD
 )
 
 // UplinkName is the cluster's end of the link to the host.

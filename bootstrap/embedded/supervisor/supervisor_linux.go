@@ -18,6 +18,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -44,8 +45,14 @@ type supervisor struct {
 func Run(ctx context.Context, dir state.Dir, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	for fd := state.LockFD; fd <= state.HTTPSFD; fd++ {
+	for fd := state.LockFD; fd <= state.GoAheadFD; fd++ {
 		unix.CloseOnExec(fd)
+	}
+	wait := inherited(state.GoAheadFD, "go-ahead")
+	_, err := io.ReadFull(wait, make([]byte, 1))
+	wait.Close()
+	if err != nil {
+		return fmt.Errorf("ropes up ended before this cluster could start: %w", err)
 	}
 	cfg, err := dir.Load()
 	if err != nil {

@@ -45,10 +45,8 @@ func (d *Deps) remove(ctx context.Context) (there bool, err error) {
 	progress := term.NewProgress(d.err)
 	defer progress.Close()
 	for _, p := range d.Providers {
-		if !d.has(ctx, p) {
-			continue
-		}
-		there = true
+		// A run that was killed may have left something before there was a cluster.
+		there = d.has(ctx, p) || there
 		if err := p.Down(ctx, d.cluster, progress); err != nil && !errors.Is(err, bootstrap.ErrNotFound) {
 			errs = append(errs, err)
 		}

@@ -138,7 +138,14 @@ func (d *Deps) toolEnv(ctx context.Context) ([]string, error) {
 		path += string(os.PathListSeparator) + old
 	}
 	env := append([]string{}, d.Environ...) // of several values of a variable the last one counts
-	return append(env, "KUBECONFIG="+d.ownKubeconfig(), clusterEnv+"="+d.cluster, "PATH="+path), nil
+	return append(env, "KUBECONFIG="+d.ownKubeconfig(), "KUBECACHEDIR="+CacheBeside(d.ownKubeconfig()), clusterEnv+"="+d.cluster, "PATH="+path), nil
+}
+
+// CacheBeside is where kubectl keeps what it discovered of the cluster of a kubeconfig:
+// beside that file, and so gone with the cluster. kubectl's own place goes by address
+// and port, where the next cluster would find what the last one had.
+func CacheBeside(kubeconfig string) string {
+	return filepath.Join(filepath.Dir(kubeconfig), "discovery")
 }
 
 // linkTools makes a directory where the tools' names lead to this executable.

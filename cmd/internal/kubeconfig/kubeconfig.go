@@ -85,7 +85,7 @@ func Merge(ctx context.Context, getenv func(string) string, cluster string, conf
 
 // Remove takes the entries of the cluster out of every file that KUBECONFIG names, and
 // unsets the current context where it was the cluster's. Files without such entries are
-// not touched.
+// not touched; one that then says nothing is removed.
 func Remove(ctx context.Context, getenv func(string) string, cluster string) error {
 	paths, err := Paths(getenv)
 	if err != nil {
@@ -157,6 +157,13 @@ func edit(ctx context.Context, path string, change func(root *yaml.Node) (bool, 
 	if !changed {
 		return nil
 	}
+	if hollow(doc.Content[0]) {
+		// Nothing is left to be kept, most likely because the file began with us.
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		return nil
+	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
@@ -164,6 +171,24 @@ func edit(ctx context.Context, path string, change func(root *yaml.Node) (bool, 
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return replaceFile(path, out.Bytes(), mode)
+}
+
+// hollow tells whether a kubeconfig says nothing: no entries, no current context, no
+// other settings and no comments.
+func hollow(root *yaml.Node) bool {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		key, value := root.Content[i], root.Content[i+1]
+		if key.HeadComment != "" || key.FootComment != "" || value.LineComment != "" {
+			return false
+		}
+		if key.Value == "apiVersion" || key.Value == "kind" {
+			continue
+		}
+		if len(value.Content) > 0 || (value.Kind == yaml.ScalarNode && value.Value != "" && value.Tag != "!!null") {
+			return false
+		}
+	}
+	return root.HeadComment == "" && root.FootComment == ""
 }
 
 // parse returns a document node whose only child is a mapping.

@@ -27,8 +27,8 @@ var settings = []string{
 func inventory(t *testing.T, r *rig) map[string][]string {
 	t.Helper()
 	out := map[string][]string{
-		"processes": processes(t, r.cache), "namespaces": namespaces(t), "mounts": lines(t, "/proc/self/mountinfo"),
-		"cgroups": below(t, "/sys/fs/cgroup", 3), "files": below(t, "/var/lib/ropes", 9), "kubeconfig": below(t, r.home+"/.kube", 2),
+		"processes": processes(t, r.cache), "namespaces": namespaces(t, r.cache), "mounts": lines(t, "/proc/self/mountinfo"),
+		"cgroups": ours(below(t, "/sys/fs/cgroup", 3)), "files": below(t, "/var/lib/ropes", 9), "kubeconfig": below(t, r.home+"/.kube", 2),
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -65,13 +65,24 @@ func sameAs(t *testing.T, r *rig, before map[string][]string) {
 	}
 }
 
+// ours keeps the control groups that bear our name: others come and go with what else
+// the host runs.
+func ours(paths []string) []string {
+	return slices.DeleteFunc(paths, func(p string) bool { return !strings.Contains(p, "ropes") })
+}
+
+// programOfOurs tells whether a process runs a program out of the payload.
+func programOfOurs(pid, cache string) bool {
+	exe, err := os.Readlink(filepath.Join("/proc", pid, "exe"))
+	return err == nil && (strings.HasPrefix(exe, cache) || strings.Contains(exe, "/ropes-node") || strings.Contains(exe, "/opt/ropes/"))
+}
+
 // processes are the command lines of programs out of the payload, wherever they run.
 func processes(t *testing.T, cache string) []string {
 	t.Helper()
 	var out []string
 	eachProcess(t, func(pid string) {
-		exe, err := os.Readlink(filepath.Join("/proc", pid, "exe"))
-		if err != nil || !(strings.HasPrefix(exe, cache) || strings.Contains(exe, "/ropes-node") || strings.Contains(exe, "/opt/ropes/")) {
+		if !programOfOurs(pid, cache) {
 			return
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
@@ -80,11 +91,15 @@ func processes(t *testing.T, cache string) []string {
 	return out
 }
 
-// namespaces are those of all kinds that any process is in.
-func namespaces(t *testing.T) []string {
+// namespaces are those of all kinds that a program of ours is in. One that no process is
+// in lives on by a mount only, which the mounts show.
+func namespaces(t *testing.T, cache string) []string {
 	t.Helper()
 	seen := map[string]bool{}
 	eachProcess(t, func(pid string) {
+		if !programOfOurs(pid, cache) {
+			return
+		}
 		for _, kind := range []string{"net", "mnt", "pid", "uts", "ipc", "cgroup"} {
 			if ns, err := os.Readlink(filepath.Join("/proc", pid, "ns", kind)); err == nil {
 				seen[ns] = true

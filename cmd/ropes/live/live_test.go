@@ -115,7 +115,7 @@ func productPage(t *testing.T, r *rig) {
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "reviews v") {
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "Served by <code>reviews</code> v") {
 		t.Errorf("status %d, %v, no review in\n%.2000s", res.StatusCode, err, body)
 	}
 }
@@ -155,7 +155,7 @@ func kubectl(t *testing.T, r *rig) {
 		}
 	})
 	t.Run("debug", func(t *testing.T) {
-		out := k(t, "-n", "try", "debug", "box", "--image=ropes.local/app:v1", "--target=box", "--attach=true", "--", "sh", "-c", "echo from the debugger")
+		out := k(t, "-n", "try", "debug", "box", "--image=ropes.local/app:v1", "--target=box", "--attach=true", "--", "sh", "-c", "sleep 1; echo from the debugger; sleep 1")
 		if !strings.Contains(out, "from the debugger") {
 			t.Errorf("debug: %q", out)
 		}
@@ -250,8 +250,8 @@ func badInput(t *testing.T, r *rig) {
 		code int
 		says string
 	}{
-		"unknown lab":     {[]string{"start", "namespace"}, 1, "namespaces"},
-		"unknown step":    {[]string{"check", "no-such-step"}, 1, "no-such-step"},
+		"unknown lab":     {[]string{"start", "namespace"}, 2, "namespaces"},
+		"unknown step":    {[]string{"check", "no-such-step"}, 2, "no-such-step"},
 		"unknown flag":    {[]string{"up", "--wrokers", "2"}, 2, "wrokers"},
 		"broken lab":      {[]string{"labs", "--labs", broken}, 1, "lab.yaml:2"},
 		"no such cluster": {[]string{"status", "--name", "nowhere"}, 1, "nowhere"},
