@@ -19,4 +19,5 @@ func addProviders(d *command.Deps) {
 	})
 	d.Providers = []bootstrap.Provider{p}
 	d.Logs = p
+	d.Installs = append(d.Installs, command.Install{Name: "wait for the add-ons", Do: p.Settle})
 }
