@@ -67,3 +67,6 @@ test: build ## everything: unit tests, then the live suite on clusters of its ow
 
 check: ## format, vet, lint with the import rules, tidy, generated files, clean tree
 	@.build/check
+
+bench: build ## medians: up cold and warm by phase, reset, verdict, memory, bytes downloaded
+	@go run ./cmd/internal/labbench -bin bin/ropes -n $(or $(N),3)
