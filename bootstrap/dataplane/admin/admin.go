@@ -208,6 +208,9 @@ func (s *Server) refresh() {
 func filterOf(r *http.Request) (stats.Filter, error) {
 	q := r.URL.Query()
 	f := stats.Filter{UsedOnly: q.Has("usedonly")}
+	if t := q.Get("type"); t != "" && t != "All" {
+		return f, fmt.Errorf("type=%s is not supported, only type=All", t)
+	}
 	if re := q.Get("filter"); re != "" {
 		c, err := regexp.Compile(re)
 		if err != nil {

@@ -19,7 +19,7 @@ type Status string
 // Statuses.
 const (
 	Supported Status = "supported" // does what the configuration says
-	Ignored   Status = "ignored"   // accepted; the note says why nothing is lost for traffic
+	Ignored   Status = "ignored"   // accepted without effect; the note says what that means
 	Refused   Status = "refused"   // NACKed with the type's name
 )
 
@@ -57,6 +57,7 @@ const (
 
 	FileAccessLog = prefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 	UUIDRequestID = prefix + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+	HTTPOptions   = prefix + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	PreviousHosts = prefix + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 )
 

@@ -35,7 +35,7 @@ type Secret struct {
 	Cert    *tls.Certificate // set for a certificate
 	Roots   *x509.CertPool   // set for a validation context with a trusted CA
 	CAs     []*x509.Certificate
-	CRLs    []*x509.RevocationList // of a validation context; none where nothing is revoked
+	CRLs    []*x509.RevocationList              // of a validation context; none where nothing is revoked
 	Extra   *tlsv3.CertificateValidationContext // the validation context itself
 }
 
@@ -102,6 +102,9 @@ func (s *Secret) setValidation(v *tlsv3.CertificateValidationContext) error {
 }
 
 func keyPair(c *tlsv3.TlsCertificate) (*tls.Certificate, error) {
+	if c.GetPrivateKeyProvider() != nil {
+		return nil, fields.Unsupported(c, "private_key_provider", c.GetPrivateKeyProvider().GetProviderName())
+	}
 	chain, err := dataSource(c.GetCertificateChain())
 	if err != nil {
 		return nil, fmt.Errorf("certificate_chain: %w", err)
