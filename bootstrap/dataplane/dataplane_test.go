@@ -256,8 +256,13 @@ func TestArguments(t *testing.T) {
 		code int
 		out  string
 	}{
-		{[]string{"--version"}, 0, "version:"}, {[]string{"--help"}, 0, "usage:"}, {[]string{"--bogus"}, 2, ""}, {nil, 2, ""},
-		{[]string{"-c"}, 2, ""}, {[]string{"-c", "/does/not/exist"}, 1, ""}, {[]string{"-c", "/does/not/exist", "-l", "loud"}, 2, ""},
+		{[]string{"--version"}, 0, "version:"},
+		{[]string{"--help"}, 0, "usage:"},
+		{[]string{"--bogus"}, 2, ""},
+		{nil, 2, ""},
+		{[]string{"-c"}, 2, ""},
+		{[]string{"-c", "/does/not/exist"}, 1, ""},
+		{[]string{"-c", "/does/not/exist", "-l", "loud"}, 2, ""},
 	} {
 		var out, errs strings.Builder
 		if code := Main(context.Background(), tc.args, &out, &errs); code != tc.code || !strings.Contains(out.String(), tc.out) {

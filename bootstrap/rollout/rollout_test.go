@@ -53,18 +53,21 @@ func TestState(t *testing.T) {
 	}{
 		"rolled out": {rolledOut, nil, State{Ready: 1, Done: true}},
 		"not yet seen by the controller": {
-			appsv1.DeploymentStatus{ObservedGeneration: 1, Replicas: 1, UpdatedReplicas: 1, AvailableReplicas: 1}, nil,
+			appsv1.DeploymentStatus{ObservedGeneration: 1, Replicas: 1, UpdatedReplicas: 1, AvailableReplicas: 1},
+			nil,
 			State{Ready: 1, Detail: "pods are not yet ready"},
 		},
 		"without pods": {appsv1.DeploymentStatus{ObservedGeneration: 2}, nil, State{Detail: "pods are being created"}},
 		"with an old pod": {
-			appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 1, AvailableReplicas: 2}, nil,
+			appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 1, AvailableReplicas: 2},
+			nil,
 			State{Ready: 1, Detail: "old pods are ending"},
 		},
 		"pods refused": {
 			appsv1.DeploymentStatus{ObservedGeneration: 2, Conditions: []appsv1.DeploymentCondition{
 				{Type: appsv1.DeploymentReplicaFailure, Status: corev1.ConditionTrue, Message: `pods "app-" is forbidden: exceeded quota`},
-			}}, nil,
+			}},
+			nil,
 			State{Detail: `pods "app-" is forbidden: exceeded quota`},
 		},
 		"pod blocked": {

@@ -36,10 +36,19 @@ func (s *Server) clusters(w http.ResponseWriter, r *http.Request) {
 				k string
 				v any
 			}{
-				{"cx_active", e.Conns.Load()}, {"cx_connect_fail", e.ConnFail.Load()}, {"cx_total", e.ConnTotal.Load()},
-				{"rq_active", e.Active.Load()}, {"rq_error", e.Errors.Load()}, {"rq_success", e.Success.Load()},
-				{"rq_total", e.Requests.Load()}, {"hostname", e.Hostname}, {"health_flags", health(e)}, {"weight", e.Weight},
-				{"region", e.Locality.GetRegion()}, {"zone", e.Locality.GetZone()}, {"sub_zone", e.Locality.GetSubZone()},
+				{"cx_active", e.Conns.Load()},
+				{"cx_connect_fail", e.ConnFail.Load()},
+				{"cx_total", e.ConnTotal.Load()},
+				{"rq_active", e.Active.Load()},
+				{"rq_error", e.Errors.Load()},
+				{"rq_success", e.Success.Load()},
+				{"rq_total", e.Requests.Load()},
+				{"hostname", e.Hostname},
+				{"health_flags", health(e)},
+				{"weight", e.Weight},
+				{"region", e.Locality.GetRegion()},
+				{"zone", e.Locality.GetZone()},
+				{"sub_zone", e.Locality.GetSubZone()},
 				{"priority", e.Priority},
 			} {
 				fmt.Fprintf(&b, "%s::%s::%s::%v\n", c.Name, e.Address, v.k, v.v)

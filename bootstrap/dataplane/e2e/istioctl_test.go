@@ -90,7 +90,9 @@ func TestIstioctl(t *testing.T) {
 	})
 	t.Run("log", func(t *testing.T) {
 		for _, tc := range []struct{ query, want string }{
-			{"", "active loggers:\n  envoy: debug\n"}, {"?level=info", "active loggers:\n  envoy: info\n"}, {"", "active loggers:\n  envoy: info\n"},
+			{"", "active loggers:\n  envoy: debug\n"},
+			{"?level=info", "active loggers:\n  envoy: info\n"},
+			{"", "active loggers:\n  envoy: info\n"},
 			{"?envoy=warning", "active loggers:\n  envoy: warning\n"},
 		} {
 			o, err := client.order(order{Kind: "http", Method: "POST", URL: "http://127.0.0.1:15000/logging" + tc.query})

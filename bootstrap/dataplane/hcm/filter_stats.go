@@ -76,12 +76,18 @@ func newStats(m *Manager, name string, body *anypb.Any) (filter, error) {
 		table *stats.HistogramVec
 		value func(*Stream) float64
 	}{
-		{"istio_request_duration_milliseconds", r.HistogramVec("istio_request_duration_milliseconds"),
-			func(s *Stream) float64 { return float64(s.end.Sub(s.start)) / float64(time.Millisecond) }},
-		{"istio_request_bytes", r.HistogramVec("istio_request_bytes"),
-			func(s *Stream) float64 { return float64(s.received.n.Load()) }},
-		{"istio_response_bytes", r.HistogramVec("istio_response_bytes"),
-			func(s *Stream) float64 { return float64(s.sent) }},
+		{
+			"istio_request_duration_milliseconds", r.HistogramVec("istio_request_duration_milliseconds"),
+			func(s *Stream) float64 { return float64(s.end.Sub(s.start)) / float64(time.Millisecond) },
+		},
+		{
+			"istio_request_bytes", r.HistogramVec("istio_request_bytes"),
+			func(s *Stream) float64 { return float64(s.received.n.Load()) },
+		},
+		{
+			"istio_response_bytes", r.HistogramVec("istio_response_bytes"),
+			func(s *Stream) float64 { return float64(s.sent) },
+		},
 	}
 	return filter{name: name, done: func(s *Stream) {
 		l := s.labels()

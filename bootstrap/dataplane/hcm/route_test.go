@@ -65,9 +65,16 @@ func TestPathNormalization(t *testing.T) {
 		escaped  hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction
 		reject   bool
 	}{
-		{in: "/a/../b?x=/../", want: "/b?x=/../"}, {in: "/a/./b", want: "/a/b"}, {in: "/../../x", want: "/x"},
-		{in: "/a/..", want: "/"}, {in: "/%41%2e%2E/b", want: "/A../b"}, {in: "/a/%2e%2e/b", want: "/b"}, {in: "/a%2fb", want: "/a%2fb"},
-		{in: "/a//b", want: "/a//b"}, {in: "/a//b", want: "/a/b", merge: true}, {in: `/a\b`, want: "/a/b"},
+		{in: "/a/../b?x=/../", want: "/b?x=/../"},
+		{in: "/a/./b", want: "/a/b"},
+		{in: "/../../x", want: "/x"},
+		{in: "/a/..", want: "/"},
+		{in: "/%41%2e%2E/b", want: "/A../b"},
+		{in: "/a/%2e%2e/b", want: "/b"},
+		{in: "/a%2fb", want: "/a%2fb"},
+		{in: "/a//b", want: "/a//b"},
+		{in: "/a//b", want: "/a/b", merge: true},
+		{in: `/a\b`, want: "/a/b"},
 		{in: "/a%2Fb", want: "/a/b", escaped: hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD},
 		{in: "/a%2fb", reject: true, escaped: hcmv3.HttpConnectionManager_REJECT_REQUEST},
 		{in: "/a#frag?x", want: "/a"},

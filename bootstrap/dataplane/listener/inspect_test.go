@@ -65,10 +65,21 @@ func TestInspectHTTP(t *testing.T) {
 		in, want string
 		more     bool
 	}{
-		{"", "", true}, {"G", "", true}, {"GET", "", true}, {"GET /", "", true}, {"GET / HTTP/1.1\r\n", "http/1.1", false},
-		{"GET / HTTP/1.0\n", "http/1.0", false}, {"XYZ", "", false}, {"GET / HTTP/3\r\n", "", false}, {"PRI * HTTP/2.0\r\n", "", true},
-		{preface, "h2c", false}, {"PRI", "", true}, {"PROPFIND /a HTTP/1.1\r\n", "http/1.1", false}, {"\x00\x01", "", false},
-		{"GET\r\n", "", false}, {"HELLO world\r\n", "", false},
+		{"", "", true},
+		{"G", "", true},
+		{"GET", "", true},
+		{"GET /", "", true},
+		{"GET / HTTP/1.1\r\n", "http/1.1", false},
+		{"GET / HTTP/1.0\n", "http/1.0", false},
+		{"XYZ", "", false},
+		{"GET / HTTP/3\r\n", "", false},
+		{"PRI * HTTP/2.0\r\n", "", true},
+		{preface, "h2c", false},
+		{"PRI", "", true},
+		{"PROPFIND /a HTTP/1.1\r\n", "http/1.1", false},
+		{"\x00\x01", "", false},
+		{"GET\r\n", "", false},
+		{"HELLO world\r\n", "", false},
 	} {
 		if got, more := inspectHTTP([]byte(tc.in)); got != tc.want || more != tc.more {
 			t.Errorf("%q: %q more %t, want %q more %t", tc.in, got, more, tc.want, tc.more)

@@ -32,8 +32,10 @@ func (s *Stats) OnConnection(_ context.Context, c *network.Conn) error {
 			name string
 			n    uint64
 		}{
-			{"istio_tcp_connections_opened_total", 1}, {"istio_tcp_connections_closed_total", 1},
-			{"istio_tcp_received_bytes_total", c.Received.Load()}, {"istio_tcp_sent_bytes_total", c.Sent.Load()},
+			{"istio_tcp_connections_opened_total", 1},
+			{"istio_tcp_connections_closed_total", 1},
+			{"istio_tcp_received_bytes_total", c.Received.Load()},
+			{"istio_tcp_sent_bytes_total", c.Sent.Load()},
 		} {
 			if !s.Overrides.Dropped(m.name) {
 				s.Registry.Vec(m.name).With(l.Render(true, s.Overrides.Removed(m.name))).Add(m.n)

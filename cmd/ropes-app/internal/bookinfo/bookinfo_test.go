@@ -76,14 +76,26 @@ func TestFromEnv(t *testing.T) {
 		want Config
 	}{
 		{"nothing set", nil, Config{Version: "v1", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"}},
-		{"domain, hosts, ports", map[string]string{"SERVICES_DOMAIN": "shop.svc", "REVIEWS_HOSTNAME": "r", "RATINGS_SERVICE_PORT": "80"},
-			Config{Version: "v1", Details: "http://details.shop.svc:9080", Reviews: "http://r.shop.svc:9080", Ratings: "http://ratings.shop.svc:80"}},
-		{"v2", map[string]string{"SERVICE_VERSION": "v2"},
-			Config{Version: "v2", Stars: "black", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"}},
-		{"v3 without ratings", map[string]string{"SERVICE_VERSION": "v3", "ENABLE_RATINGS": "false"},
-			Config{Version: "v3", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"}},
-		{"v1 with ratings", map[string]string{"ENABLE_RATINGS": "true", "STAR_COLOR": "blue"},
-			Config{Version: "v1", Stars: "blue", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"}},
+		{
+			"domain, hosts, ports",
+			map[string]string{"SERVICES_DOMAIN": "shop.svc", "REVIEWS_HOSTNAME": "r", "RATINGS_SERVICE_PORT": "80"},
+			Config{Version: "v1", Details: "http://details.shop.svc:9080", Reviews: "http://r.shop.svc:9080", Ratings: "http://ratings.shop.svc:80"},
+		},
+		{
+			"v2",
+			map[string]string{"SERVICE_VERSION": "v2"},
+			Config{Version: "v2", Stars: "black", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"},
+		},
+		{
+			"v3 without ratings",
+			map[string]string{"SERVICE_VERSION": "v3", "ENABLE_RATINGS": "false"},
+			Config{Version: "v3", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"},
+		},
+		{
+			"v1 with ratings",
+			map[string]string{"ENABLE_RATINGS": "true", "STAR_COLOR": "blue"},
+			Config{Version: "v1", Stars: "blue", Details: "http://details:9080", Reviews: "http://reviews:9080", Ratings: "http://ratings:9080"},
+		},
 	} {
 		if diff := cmp.Diff(tc.want, FromEnv(func(k string) string { return tc.env[k] })); diff != "" {
 			t.Errorf("%s: %s", tc.name, diff)

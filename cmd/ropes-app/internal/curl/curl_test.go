@@ -195,8 +195,10 @@ func TestCurl(t *testing.T) {
 		{args: "-I {A}/head", stdout: `(?s)HTTP/1.1 200 OK\r\nx-lower: kept\r\n.*\r\n\r\n`},
 		{args: "-s -D - -o out {A}/head", stdout: `(?s)HTTP/1.1 200 OK\r\n.*\r\n\r\n`},
 		{args: "--http2-prior-knowledge -i {A}/head", stdout: `HTTP/2 200\r\ncontent-length: 4\r\ncontent-type: text/plain; charset=utf-8\r\nx-lower: kept\r\n\r\nbody`},
-		{args: "-o /dev/null -w %{http_code}_%{http_version}_%{size_download}_%{content_type}_%{num_connects}_%header{x-lower}\\n%% {A}/head",
-			stdout: `200_1.1_4_text/plain; charset=utf-8_1_kept\n%`},
+		{
+			args:   "-o /dev/null -w %{http_code}_%{http_version}_%{size_download}_%{content_type}_%{num_connects}_%header{x-lower}\\n%% {A}/head",
+			stdout: `200_1.1_4_text/plain; charset=utf-8_1_kept\n%`,
+		},
 		{args: "-w |%{url}|%{scheme}|%{method}|%{remote_ip}|%{remote_port}|%{exitcode} -o /dev/null http://{A}/x", stdout: `\|http://{A}/x\|http\|GET\|{H}\|{P}\|0`},
 		{args: "-w %{nonsense}. -o /dev/null {A}", stdout: `\.`, stderr: "unknown --write-out variable: 'nonsense'"},
 		{args: "-w %{time_total} -o /dev/null {A}", stdout: `\d+\.\d{6}`},

@@ -70,8 +70,10 @@ func TestShell(t *testing.T) {
 		{name: "kill is ours", args: []string{"-c", "kill 1"}, stdout: "killed [1]\n"},
 		{name: "background", args: []string{"-c", "say hi > f & wait; copy < f"}, stdout: "hi  " + filepath.Base(dir) + "\n"},
 		{name: "trap", args: []string{"-c", "trap 'echo bye' EXIT; echo hi"}, stdout: "hi\nbye\n"},
-		{name: "prompts", args: []string{"-i"}, stdin: "PS1='? '\nfor i in 1 2\ndo echo $i; done\nfail\necho $?\nif ;\nexit 6\n", status: 6,
-			stdout: "? > 1\n2\n? ? 2\n? ? ", stderr: "as asked"},
+		{
+			name: "prompts", args: []string{"-i"}, stdin: "PS1='? '\nfor i in 1 2\ndo echo $i; done\nfail\necho $?\nif ;\nexit 6\n", status: 6,
+			stdout: "? > 1\n2\n? ? 2\n? ? ", stderr: "as asked",
+		},
 		{name: "prompts until the end", args: []string{"-i"}, stdin: "PS1='? '\nfail\n", status: 2, stdout: "? ? \n", stderr: "as asked"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
