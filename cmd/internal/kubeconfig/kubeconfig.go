@@ -108,6 +108,9 @@ func Remove(ctx context.Context, getenv func(string) string, cluster string) err
 		errs = append(errs, edit(ctx, p, func(root *yaml.Node) (bool, error) {
 			return removeFrom(root, ContextName(cluster)), nil
 		}))
+		if dir := filepath.Dir(p); filepath.Base(dir) == ".kube" {
+			os.Remove(dir) // works only where the file was all that it held
+		}
 	}
 	return errors.Join(errs...)
 }
