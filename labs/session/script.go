@@ -39,7 +39,10 @@ func RunScript(ctx context.Context, kubeconfig, toolDir, body string) (output st
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-eu", file)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "PATH="+toolDir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	// What kubectl discovers of this cluster stays with its kubeconfig: its own place goes by
+	// address and port, where another cluster may have been before.
+	discovered := filepath.Join(filepath.Dir(kubeconfig), "discovery")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "KUBECACHEDIR="+discovered, "PATH="+toolDir+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.WaitDelay = scriptWait
 	killGroup(cmd)
 	out, err := cmd.CombinedOutput()
