@@ -30,6 +30,7 @@ const (
 	LogicalDNS
 	EDS
 	OriginalDst
+	Dynamic // hosts are named by requests
 )
 
 // Protocol is the HTTP version spoken to endpoints.
@@ -47,6 +48,7 @@ const (
 var (
 	ErrNoEndpoint = errors.New("no healthy upstream")
 	ErrOverflow   = errors.New("upstream overflow")
+	errPending    = fmt.Errorf("too many wait for a connection: %w", ErrOverflow)
 	ErrNoOriginal = errors.New("no original destination to connect to")
 )
 
@@ -61,8 +63,9 @@ type Cluster struct {
 	Protocol Protocol
 	Stats    *Stats
 
-	lb             policy
+	balance        balance
 	connectTimeout time.Duration
+	keepNames      bool // of HTTP/1 headers
 	idleTimeout    time.Duration
 	maxPerConn     uint32
 	bind           netip.Addr // source address for connections, zero for any
@@ -71,24 +74,33 @@ type Cluster struct {
 	plainDefault   *socket
 	autoSNI        bool
 	autoSAN        bool
-	limits         Limits
-	localityLB     bool // share the load by locality weight first
-	mx             bool // istio.metadata_exchange among the cluster's network filters
+	streams        uint32        // upstream HTTP/2 streams per connection, 0 for no limit of ours
+	ping, pingWait time.Duration // HTTP/2 keepalive
+	maxAge         time.Duration // of pooled connections, 0 for any
+	breakers       [2]breaker    // by routing priority
+	perHost        uint32        // connections to one host, where hasPerHost
+	hasPerHost     bool
+	outlier        *detector // nil for none
+	mx             bool      // istio.metadata_exchange among the cluster's network filters
 	metadata       map[string]map[string]any
 
 	set         atomic.Pointer[endpointSet]
 	initialized atomic.Bool
-	origMu      sync.Mutex
-	orig        map[netip.AddrPort]*Endpoint
-	stopDNS     context.CancelFunc
-	active      atomic.Int64 // requests in flight
-	retries     atomic.Int64
-	pending     atomic.Int64 // requests that wait for a connection
-	connections atomic.Int64
-}
+	ready       chan struct{} // closed with initialized
+	readyOnce   sync.Once
+	update      sync.Mutex // changes of set, warm and closed
+	warm        *time.Timer
+	closed      bool
 
-// Limits are the circuit breaker's thresholds for the default priority.
-type Limits struct{ Connections, Pending, Requests, Retries uint32 }
+	origHeader string
+	origPort   uint16
+	origIdle   time.Duration
+	origSwept  atomic.Int64
+	orig       sync.Map // netip.AddrPort -> *Endpoint
+
+	dns     dnsState
+	dynamic *dynamic // for Dynamic
+}
 
 // Stats are the counters of one cluster.
 type Stats struct {
@@ -97,14 +109,16 @@ type Stats struct {
 	Overflow, ConnOverflow, Retry, RetrySuccess, Timeout, PerTry, RxReset *stats.Counter
 	Sent, Received, TLSHandshake, TLSFail, TLSVerifyFail, Closed          *stats.Counter
 	Status                                                                [6]*stats.Counter // by class, [2] is 2xx
-	ActiveRequests, ActiveConns, Members, Healthy                         *stats.Gauge
+	responses                                                             *responses
+	Panic, PendingTotal, RetryOverflow, RetryLimit                        *stats.Counter
+	ActiveRequests, ActiveConns, Members, Healthy, Degraded, Pending      *stats.Gauge
 }
 
 // NewStats registers the counters of cluster name in r.
 func NewStats(r *stats.Registry, name string) *Stats {
 	sc := stats.Scope{Name: "cluster." + name, Family: "envoy_cluster", Labels: stats.Label("cluster_name", name)}
 	s := &Stats{
-		Scope:    sc,
+		Scope: sc, responses: newResponses(r, sc),
 		Requests: r.Counter(sc, "upstream_rq_total"), Success: r.Counter(sc, "upstream_rq_completed"),
 		NoEndpoint: r.Counter(sc, "upstream_cx_none_healthy"), ConnectFail: r.Counter(sc, "upstream_cx_connect_fail"),
 		Connects: r.Counter(sc, "upstream_cx_total"), Overflow: r.Counter(sc, "upstream_rq_pending_overflow"),
@@ -117,6 +131,9 @@ func NewStats(r *stats.Registry, name string) *Stats {
 		Closed:         r.Counter(sc, "upstream_cx_destroy"),
 		ActiveRequests: r.Gauge(sc, "upstream_rq_active"), ActiveConns: r.Gauge(sc, "upstream_cx_active"),
 		Members: r.Gauge(sc, "membership_total"), Healthy: r.Gauge(sc, "membership_healthy"),
+		Degraded: r.Gauge(sc, "membership_degraded"), Pending: r.Gauge(sc, "upstream_rq_pending_active"),
+		Panic: r.Counter(sc, "lb_healthy_panic"), PendingTotal: r.Counter(sc, "upstream_rq_pending_total"),
+		RetryOverflow: r.Counter(sc, "upstream_rq_retry_overflow"), RetryLimit: r.Counter(sc, "upstream_rq_retry_limit_exceeded"),
 	}
 	for i := 1; i < 6; i++ {
 		s.Status[i] = r.Counter(sc, fmt.Sprintf("upstream_rq_%dxx", i))
@@ -124,10 +141,33 @@ func NewStats(r *stats.Registry, name string) *Stats {
 	return s
 }
 
+func (c *Cluster) arrived() {
+	c.initialized.Store(true)
+	c.readyOnce.Do(func() { close(c.ready) })
+}
+
+// warmUp is how long a request waits for the first endpoints of a cluster.
+const warmUp = 2 * time.Second
+
+// Await waits for the first endpoints of a new cluster, so that the routes that come with it may be followed at once.
+// It waits neither long nor beyond the end of ctx.
+func (c *Cluster) Await(ctx context.Context) {
+	if c.initialized.Load() {
+		return
+	}
+	t := time.NewTimer(warmUp)
+	defer t.Stop()
+	select {
+	case <-c.ready:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
 // Initialized reports whether the first endpoints have arrived.
 func (c *Cluster) Initialized() bool { return c.initialized.Load() }
 
-// External reports whether no endpoint of the cluster belongs to the mesh; metadata is the cluster's filter metadata.
+// Metadata looks up a value of the cluster's filter metadata.
 func (c *Cluster) Metadata(filter, key string) (any, bool) {
 	v, ok := c.metadata[filter][key]
 	return v, ok
@@ -147,41 +187,22 @@ func (c *Cluster) Refs() []*tlsctx.Ref {
 	return out
 }
 
-// BeginRequest counts a request against the circuit breaker; the caller must call the result when the request is over.
-func (c *Cluster) BeginRequest() (func(), error) {
-	if n := c.active.Add(1); c.limits.Requests > 0 && n > int64(c.limits.Requests) {
-		c.active.Add(-1)
-		c.Stats.Overflow.Inc()
-		return nil, ErrOverflow
-	}
-	c.Stats.ActiveRequests.Inc()
-	return func() {
-		c.active.Add(-1)
-		c.Stats.ActiveRequests.Dec()
-	}, nil
-}
-
-// BeginRetry counts a retry against the circuit breaker, as BeginRequest does.
-func (c *Cluster) BeginRetry() (func(), error) {
-	if n := c.retries.Add(1); c.limits.Retries > 0 && n > int64(c.limits.Retries) {
-		c.retries.Add(-1)
-		return nil, ErrOverflow
-	}
-	return func() { c.retries.Add(-1) }, nil
-}
-
-// LimitsView returns the circuit breaker's thresholds.
-func (c *Cluster) LimitsView() Limits { return c.limits }
-
 // Endpoints returns the current endpoints.
 func (c *Cluster) Endpoints() []*Endpoint {
+	if c.Kind == Dynamic {
+		var out []*Endpoint
+		c.dynamic.hosts.Range(func(_, v any) bool {
+			out = append(out, v.(*named).endpoint)
+			return true
+		})
+		return out
+	}
 	if c.Kind == OriginalDst {
-		c.origMu.Lock()
-		defer c.origMu.Unlock()
-		out := make([]*Endpoint, 0, len(c.orig))
-		for _, e := range c.orig {
-			out = append(out, e)
-		}
+		var out []*Endpoint
+		c.orig.Range(func(_, v any) bool {
+			out = append(out, v.(*Endpoint))
+			return true
+		})
 		return out
 	}
 	if s := c.set.Load(); s != nil {
@@ -200,9 +221,14 @@ func (c *Cluster) Assignment() *endpointv3.ClusterLoadAssignment {
 
 // close lets go of everything that would outlive the cluster. Running requests finish.
 func (c *Cluster) close() {
-	if c.stopDNS != nil {
-		c.stopDNS()
+	c.dns.stop()
+	c.outlier.stop()
+	c.update.Lock()
+	c.closed = true
+	if c.warm != nil {
+		c.warm.Stop()
 	}
+	c.update.Unlock()
 	for _, e := range c.Endpoints() {
 		e.closePools()
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,13 +119,14 @@ func TestBalancing(t *testing.T) {
 	}
 	must(t, m.ApplyEndpoints(update(t, xds.EndpointType, nil,
 		assignment("rr", locality(0, lbEndpoint("10.0.0.1:80", 3, healthy), lbEndpoint("10.0.0.2:80", 1, healthy),
-			lbEndpoint("10.0.0.3:80", 9, corev3.HealthStatus_UNHEALTHY)), locality(1, lbEndpoint("10.0.1.1:80", 1, healthy))),
+			lbEndpoint("10.0.0.4:80", 0, healthy), lbEndpoint("10.0.0.3:80", 9, corev3.HealthStatus_UNHEALTHY)),
+			locality(1, lbEndpoint("10.0.1.1:80", 1, healthy))),
 		assignment("lr", locality(0, lbEndpoint("10.0.0.1:80", 1, healthy), lbEndpoint("10.0.0.2:80", 1, healthy))))))
 	if !m.Initialized() {
 		t.Error("not initialised")
 	}
-	if got := pickCounts(t, m.Get("rr"), 400); got["10.0.0.1:80"] != 300 || got["10.0.0.2:80"] != 100 {
-		t.Errorf("weights 3:1 gave %v", got)
+	if got := pickCounts(t, m.Get("rr"), 500); got["10.0.0.1:80"] != 300 || got["10.0.0.2:80"] != 100 || got["10.0.0.4:80"] != 100 {
+		t.Errorf("weights 3:1:1 gave %v", got)
 	}
 	lr := m.Get("lr")
 	for _, e := range lr.Endpoints() {
@@ -166,11 +168,11 @@ func TestLocalityWeights(t *testing.T) {
 
 func TestUpdatesKeepConnections(t *testing.T) {
 	m := newManager(t)
-	var conns int
+	var conns atomic.Int64
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
-			conns++
+			conns.Add(1)
 		}
 	}
 	srv.Start()
@@ -186,7 +188,7 @@ func TestUpdatesKeepConnections(t *testing.T) {
 		c := m.Get("c")
 		e, err := c.Pick(Choice{})
 		must(t, err)
-		req := &http.Request{Method: "GET", URL: &url.URL{Opaque: "/"}, Host: "x", Header: http.Header{}, RequestURI: "/"}
+		req := &http.Request{Method: http.MethodGet, URL: &url.URL{Opaque: "/"}, Host: "x", Header: http.Header{}, RequestURI: "/"}
 		resp, err := c.RoundTrip(e, req.WithContext(context.Background()), 1, ConnectOptions{})
 		must(t, err)
 		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "ok" {
@@ -198,8 +200,8 @@ func TestUpdatesKeepConnections(t *testing.T) {
 	get()
 	load(lbEndpoint(addr, 5, 0)) // another weight, the same host
 	get()
-	if conns != 1 {
-		t.Errorf("%d connections, want the first to be kept", conns)
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections, want the first to be kept", n)
 	}
 	load()
 	if _, err := m.Get("c").Pick(Choice{}); err == nil {
@@ -207,8 +209,8 @@ func TestUpdatesKeepConnections(t *testing.T) {
 	}
 	load(lbEndpoint(addr, 1, 0))
 	get()
-	if conns != 2 {
-		t.Errorf("%d connections, want a new one after the host was gone", conns)
+	if n := conns.Load(); n != 2 {
+		t.Errorf("%d connections, want a new one after the host was gone", n)
 	}
 }
 
@@ -223,16 +225,24 @@ func TestKindsAndRefusals(t *testing.T) {
 		LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED,
 	}
 	hole := &clusterv3.Cluster{Name: "hole", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}}
-	outlier := edsCluster("outlier", clusterv3.Cluster_ROUND_ROBIN)
-	outlier.OutlierDetection = &clusterv3.OutlierDetection{Interval: durationpb.New(time.Second)}
-	ring := edsCluster("ring", clusterv3.Cluster_RING_HASH)
-	err := m.Apply(update(t, xds.ClusterType, nil, dns, orig, hole, outlier, ring))
-	for _, want := range []string{"envoy.config.cluster.v3.Cluster.outlier_detection: not supported", "lb_policy", "RING_HASH"} {
+	checked := edsCluster("checked", clusterv3.Cluster_ROUND_ROBIN)
+	checked.HealthChecks = []*corev3.HealthCheck{{Interval: durationpb.New(time.Second)}}
+	subsets := edsCluster("subsets", clusterv3.Cluster_RANDOM)
+	subsets.LbSubsetConfig = &clusterv3.Cluster_LbSubsetConfig{FallbackPolicy: clusterv3.Cluster_LbSubsetConfig_ANY_ENDPOINT}
+	murmur := edsCluster("murmur", clusterv3.Cluster_RING_HASH)
+	murmur.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{
+		HashFunction: clusterv3.Cluster_RingHashLbConfig_MURMUR_HASH_2,
+	}}
+	err := m.Apply(update(t, xds.ClusterType, nil, dns, orig, hole, checked, subsets, murmur))
+	for _, want := range []string{
+		"envoy.config.cluster.v3.Cluster.health_checks: not supported", "envoy.config.cluster.v3.Cluster.lb_subset_config: not supported",
+		"RingHashLbConfig.hash_function: not supported by the ropes data plane: MURMUR_HASH_2",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("refusal %v does not name %s", err, want)
 		}
 	}
-	if m.Get("outlier") != nil || m.Get("hole") == nil {
+	if m.Get("checked") != nil || m.Get("hole") == nil {
 		t.Error("a refused cluster must not hold up the others")
 	}
 	for end := time.Now().Add(5 * time.Second); ; {
@@ -265,8 +275,8 @@ func TestKindsAndRefusals(t *testing.T) {
 
 func TestCircuitBreaker(t *testing.T) {
 	m := newManager(t)
-	release := make(chan struct{})
-	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	release, running := make(chan struct{}), make(chan struct{}, 3)
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { running <- struct{}{}; <-release }))
 	defer srv.Close()
 	p := edsCluster("c", clusterv3.Cluster_ROUND_ROBIN)
 	p.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
@@ -279,9 +289,12 @@ func TestCircuitBreaker(t *testing.T) {
 	e, err := c.Pick(Choice{})
 	must(t, err)
 	results := make(chan error, 3)
-	for range 3 {
+	for i := range 3 {
+		if i == 1 {
+			<-running // while it waits for its connection it would count as pending
+		}
 		go func() {
-			req := &http.Request{Method: "GET", URL: &url.URL{Opaque: "/"}, Host: "x", Header: http.Header{}, RequestURI: "/"}
+			req := &http.Request{Method: http.MethodGet, URL: &url.URL{Opaque: "/"}, Host: "x", Header: http.Header{}, RequestURI: "/"}
 			resp, err := c.RoundTrip(e, req.WithContext(context.Background()), 1, ConnectOptions{})
 			if err == nil {
 				err = resp.Body.Close()

@@ -8,7 +8,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"
@@ -18,12 +17,12 @@ import (
 
 // Fields honoured, and those whose absence of effect changes no traffic (names, statistics, buffers, timings of
 // housekeeping).
-const clusterFields = "name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment " +
+const clusterFields = "name alt_stat_name type cluster_type eds_cluster_config connect_timeout lb_policy load_balancing_policy load_assignment " +
 	"circuit_breakers typed_extension_protocol_options metadata filters transport_socket transport_socket_matches " +
 	"common_lb_config upstream_bind_config upstream_connection_options dns_lookup_family respect_dns_ttl dns_refresh_rate " +
-	"max_requests_per_connection least_request_lb_config round_robin_lb_config per_connection_buffer_limit_bytes " +
+	"max_requests_per_connection least_request_lb_config round_robin_lb_config ring_hash_lb_config maglev_lb_config per_connection_buffer_limit_bytes " +
 	"cleanup_interval original_dst_lb_config http2_protocol_options track_cluster_stats dns_jitter dns_failure_refresh_rate " +
-	"ignore_health_on_host_removal close_connections_on_host_health_failure wait_for_warm_on_init track_timeout_budgets"
+	"ignore_health_on_host_removal wait_for_warm_on_init track_timeout_budgets outlier_detection typed_dns_resolver_config"
 
 const httpOptionsType = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -37,7 +36,7 @@ func compile(p *clusterv3.Cluster, secrets tlsctx.Secrets, reg *stats.Registry) 
 	}
 	c := &Cluster{
 		Name: p.GetName(), Proto: p, Updated: time.Now(), connectTimeout: 5 * time.Second,
-		plainDefault: &socket{name: "raw_buffer"},
+		plainDefault: &socket{name: "raw_buffer"}, ready: make(chan struct{}),
 	}
 	if d := p.GetConnectTimeout(); d != nil {
 		c.connectTimeout = d.AsDuration()
@@ -50,13 +49,14 @@ func compile(p *clusterv3.Cluster, secrets tlsctx.Secrets, reg *stats.Registry) 
 	}
 	for _, step := range []func() error{
 		func() error { return c.setKind(p) },
-		func() (err error) { c.lb, err = compilePolicy(p); return err },
-		func() error { return c.setCommonLB(p) },
+		func() (err error) { c.balance, err = compileBalance(p); return err },
 		func() error { return c.setHTTPOptions(p) },
 		func() error { return c.setSockets(p, secrets) },
 		func() error { return c.setConnection(p) },
 		func() error { return c.setLimits(p.GetCircuitBreakers()) },
 		func() error { return c.setFilters(p) },
+		func() error { return c.setDNS(p) },
+		func() (err error) { c.outlier, err = compileOutlier(p.GetOutlierDetection()); return err },
 	} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("cluster %q: %w", p.GetName(), err)
@@ -74,13 +74,17 @@ func compile(p *clusterv3.Cluster, secrets tlsctx.Secrets, reg *stats.Registry) 
 			return nil, fmt.Errorf("cluster %q: %w", p.GetName(), err)
 		}
 	}
-	if c.Kind == OriginalDst {
-		c.initialized.Store(true)
+	if c.Kind == OriginalDst || c.Kind == Dynamic {
+		c.arrived()
 	}
+	c.outlier.bind(c, reg)
 	return c, nil
 }
 
 func (c *Cluster) setKind(p *clusterv3.Cluster) error {
+	if p.GetClusterType() != nil {
+		return c.setDynamic(p)
+	}
 	switch p.GetType() {
 	case clusterv3.Cluster_STATIC:
 		c.Kind = Static
@@ -106,26 +110,11 @@ func (c *Cluster) setKind(p *clusterv3.Cluster) error {
 		}
 	case clusterv3.Cluster_ORIGINAL_DST:
 		c.Kind = OriginalDst
-		if err := fields.Check(p.GetOriginalDstLbConfig(), ""); err != nil {
-			return err
-		}
+		return c.setOriginal(p)
 	default:
 		return fields.Unsupported(p, "type", p.GetType().String())
 	}
 	return nil
-}
-
-func (c *Cluster) setCommonLB(p *clusterv3.Cluster) error {
-	c.localityLB = p.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil
-	const known = "locality_weighted_lb_config healthy_panic_threshold override_host_status update_merge_window " +
-		"ignore_new_hosts_until_first_hc close_connections_on_host_set_change"
-	if err := fields.Check(p.GetCommonLbConfig(), known); err != nil {
-		return err
-	}
-	if err := fields.Check(p.GetLeastRequestLbConfig(), "choice_count active_request_bias"); err != nil {
-		return err
-	}
-	return fields.Check(p.GetRoundRobinLbConfig(), "")
 }
 
 func (c *Cluster) setHTTPOptions(p *clusterv3.Cluster) error {
@@ -151,17 +140,46 @@ func (c *Cluster) setHTTPOptions(p *clusterv3.Cluster) error {
 			if u.ExplicitHttpConfig.GetHttp3ProtocolOptions() != nil {
 				return fields.Unsupported(u.ExplicitHttpConfig, "http3_protocol_options", "")
 			}
+			c.Protocol = HTTP1
 			if u.ExplicitHttpConfig.GetHttp2ProtocolOptions() != nil {
 				c.Protocol = HTTP2
-			} else {
-				c.Protocol = HTTP1
 			}
+			return c.setCodecs(u.ExplicitHttpConfig)
 		case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
 			c.Protocol = Downstream
+			return c.setCodecs(u.UseDownstreamProtocolConfig)
 		case *httpv3.HttpProtocolOptions_AutoConfig:
 			c.Protocol = Auto
+			return c.setCodecs(u.AutoConfig)
 		}
 	}
+	return nil
+}
+
+// setCodecs takes the settings of both HTTP versions.
+func (c *Cluster) setCodecs(o interface {
+	GetHttpProtocolOptions() *corev3.Http1ProtocolOptions
+	GetHttp2ProtocolOptions() *corev3.Http2ProtocolOptions
+},
+) error {
+	if err := fields.Check(o.GetHttpProtocolOptions(), "header_key_format"); err != nil {
+		return err
+	}
+	var err error
+	if c.keepNames, err = KeepsNames(o.GetHttpProtocolOptions()); err != nil {
+		return err
+	}
+	h2 := o.GetHttp2ProtocolOptions()
+	const known = "max_concurrent_streams connection_keepalive initial_stream_window_size initial_connection_window_size"
+	if err := fields.Check(h2, known); err != nil {
+		return err
+	}
+	k := h2.GetConnectionKeepalive()
+	if err := fields.Check(k, "interval timeout interval_jitter connection_idle_interval"); err != nil {
+		return err
+	}
+	c.streams = h2.GetMaxConcurrentStreams().GetValue()
+	c.ping, c.pingWait = k.GetInterval().AsDuration(), k.GetTimeout().AsDuration()
 	return nil
 }
 
@@ -170,9 +188,7 @@ func (c *Cluster) setCommonHTTP(o *httpv3.HttpProtocolOptions) error {
 	if err := fields.Check(common, "idle_timeout max_requests_per_connection max_connection_duration"); err != nil {
 		return err
 	}
-	if common.GetMaxConnectionDuration() != nil {
-		return fields.Unsupported(common, "max_connection_duration", "")
-	}
+	c.maxAge = common.GetMaxConnectionDuration().AsDuration()
 	if d := common.GetIdleTimeout(); d != nil {
 		c.idleTimeout = d.AsDuration()
 	}
@@ -196,10 +212,18 @@ func (c *Cluster) setConnection(p *clusterv3.Cluster) error {
 		return err
 	}
 	if k := o.GetTcpKeepalive(); k != nil {
+		// What is not set is left to the system.
+		seconds := func(v *uint32Value) time.Duration {
+			if v == nil {
+				return -1
+			}
+			return time.Duration(v.GetValue()) * time.Second
+		}
 		c.keepalive = keepalive{
-			on: true, idle: time.Duration(k.GetKeepaliveTime().GetValue()) * time.Second,
-			interval: time.Duration(k.GetKeepaliveInterval().GetValue()) * time.Second,
-			probes:   int(k.GetKeepaliveProbes().GetValue()),
+			on: true, idle: seconds(k.GetKeepaliveTime()), interval: seconds(k.GetKeepaliveInterval()), probes: -1,
+		}
+		if v := k.GetKeepaliveProbes(); v != nil {
+			c.keepalive.probes = int(v.GetValue())
 		}
 	}
 	b := p.GetUpstreamBindConfig()
@@ -212,26 +236,6 @@ func (c *Cluster) setConnection(p *clusterv3.Cluster) error {
 			return fmt.Errorf("upstream_bind_config: %w", err)
 		}
 		c.bind = ip
-	}
-	return nil
-}
-
-func (c *Cluster) setLimits(b *clusterv3.CircuitBreakers) error {
-	if err := fields.Check(b, "thresholds"); err != nil {
-		return err
-	}
-	for _, t := range b.GetThresholds() {
-		const known = "priority max_connections max_pending_requests max_requests max_retries track_remaining"
-		if err := fields.Check(t, known); err != nil {
-			return err
-		}
-		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
-			continue // nothing is routed with high priority
-		}
-		c.limits = Limits{
-			Connections: t.GetMaxConnections().GetValue(), Pending: t.GetMaxPendingRequests().GetValue(),
-			Requests: t.GetMaxRequests().GetValue(), Retries: t.GetMaxRetries().GetValue(),
-		}
 	}
 	return nil
 }
@@ -253,7 +257,7 @@ func (c *Cluster) Exchanges() bool { return c.mx }
 func filterMetadata(m *corev3.Metadata) map[string]map[string]any {
 	out := map[string]map[string]any{}
 	for name, s := range m.GetFilterMetadata() {
-		out[name] = (*structpb.Struct)(s).AsMap()
+		out[name] = s.AsMap()
 	}
 	return out
 }

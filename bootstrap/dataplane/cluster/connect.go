@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -17,20 +18,23 @@ import (
 
 // ConnectOptions vary one connection.
 type ConnectOptions struct {
-	ALPN []string // overrides the transport socket's protocols
-	SNI  string   // for auto_sni and auto_san_validation: the request's host
+	ALPN     []string // overrides the transport socket's protocols
+	SNI      string   // for auto_sni and auto_san_validation: the request's host
+	Priority Priority
+	// The client's connection, for endpoints that are told of it by a PROXY header.
+	Client, Local netip.AddrPort
 }
 
-func (o ConnectOptions) key(proto Protocol) string {
-	var b strings.Builder
-	b.WriteByte('0' + byte(proto))
-	for _, p := range o.ALPN {
-		b.WriteByte(',')
-		b.WriteString(p)
+func (o ConnectOptions) key(proto Protocol) poolKey {
+	k := poolKey{proto: proto, high: o.Priority == High, sni: o.SNI}
+	switch len(o.ALPN) {
+	case 0:
+	case 1:
+		k.alpn = o.ALPN[0]
+	default:
+		k.alpn = strings.Join(o.ALPN, ",")
 	}
-	b.WriteByte(';')
-	b.WriteString(o.SNI)
-	return b.String()
+	return k
 }
 
 // TLSError is a failed handshake with an endpoint.
@@ -45,14 +49,17 @@ func (e *TLSError) Unwrap() error { return e.Err }
 // Connect opens a connection to e, bounded by the cluster's connect timeout. The result is a *tls.Conn where the
 // transport socket says TLS. Closing it updates the endpoint's counters.
 func (c *Cluster) Connect(ctx context.Context, e *Endpoint, o ConnectOptions) (net.Conn, error) {
-	if n := c.connections.Add(1); c.limits.Connections > 0 && n > int64(c.limits.Connections) {
-		c.connections.Add(-1)
-		c.Stats.ConnOverflow.Inc()
-		return nil, ErrOverflow
+	if err := c.beginConnection(o.Priority, e, false); err != nil {
+		return nil, err
 	}
+	return c.begun(ctx, e, o)
+}
+
+// begun goes on after beginConnection.
+func (c *Cluster) begun(ctx context.Context, e *Endpoint, o ConnectOptions) (net.Conn, error) {
 	nc, err := c.connect(ctx, e, o)
 	if err != nil {
-		c.connections.Add(-1)
+		c.endConnection(o.Priority, e)
 		c.Stats.ConnectFail.Inc()
 		e.ConnFail.Add(1)
 		return nil, err
@@ -76,11 +83,17 @@ func (c *Cluster) connect(ctx context.Context, e *Endpoint, o ConnectOptions) (n
 	if c.bind.IsValid() && e.Network == "tcp" && c.bind.Is4() == e.Addr.Addr().Is4() {
 		d.LocalAddr = &net.TCPAddr{IP: c.bind.AsSlice()}
 	}
-	raw, err := d.DialContext(ctx, e.Network, e.Address)
+	raw, err := dialHost(ctx, &d, e)
 	if err != nil {
 		return nil, reason(err)
 	}
-	counted := &hostConn{Conn: raw, cluster: c, host: e}
+	if e.socket.proxy != 0 {
+		if err := announce(ctx, raw, e.socket.proxy, o); err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+	}
+	counted := &hostConn{Conn: raw, cluster: c, host: e, priority: o.Priority}
 	if e.socket.tls == nil {
 		return counted, nil
 	}
@@ -101,6 +114,7 @@ func (c *Cluster) connect(ctx context.Context, e *Endpoint, o ConnectOptions) (n
 		return nil, &TLSError{err}
 	}
 	c.Stats.TLSHandshake.Inc()
+	counted.identify(tc.ConnectionState(), c.Identity(e))
 	return tc, nil
 }
 
@@ -119,9 +133,30 @@ func reason(err error) error {
 // hostConn keeps the counters of its endpoint and cluster.
 type hostConn struct {
 	net.Conn
-	cluster *Cluster
-	host    *Endpoint
-	once    sync.Once
+	cluster  *Cluster
+	host     *Endpoint
+	priority Priority
+	once     sync.Once
+	// peer and local are the first URI names of the certificates on both sides, set before anybody else has the connection.
+	peer, local string
+}
+
+func (h *hostConn) identify(st tls.ConnectionState, local string) {
+	if len(st.PeerCertificates) == 0 || len(st.PeerCertificates[0].URIs) == 0 {
+		return
+	}
+	h.peer, h.local = st.PeerCertificates[0].URIs[0].String(), local
+}
+
+// Principals returns the URI names that the two sides of a connection to an endpoint have shown each other; empty for
+// plain text and for peers whose certificates have none.
+func Principals(c net.Conn) (peer, local string) {
+	if tc, ok := c.(*tls.Conn); ok {
+		if h, ok := tc.NetConn().(*hostConn); ok {
+			return h.peer, h.local
+		}
+	}
+	return "", ""
 }
 
 // NetConn gives the socket beneath.
@@ -149,7 +184,7 @@ func (h *hostConn) Write(p []byte) (int, error) {
 
 func (h *hostConn) Close() error {
 	h.once.Do(func() {
-		h.cluster.connections.Add(-1)
+		h.cluster.endConnection(h.priority, h.host)
 		h.cluster.Stats.ActiveConns.Dec()
 		h.cluster.Stats.Closed.Inc()
 		h.host.Conns.Add(-1)
@@ -165,9 +200,9 @@ func (c *Cluster) RoundTrip(e *Endpoint, req *http.Request, major int, o Connect
 		o.SNI = ""
 	}
 	if e.socket.tls == nil {
-		o = ConnectOptions{}
+		o = ConnectOptions{Priority: o.Priority, Client: o.Client, Local: o.Local}
 	}
-	p, temporary := e.pool(o.key(proto), func() upstream.Pool { return c.newPool(e, proto, o) })
+	p, temporary := c.pool(e, o.key(proto), o)
 	resp, err := p.RoundTrip(req)
 	if temporary {
 		p.Close()
@@ -190,28 +225,34 @@ func (c *Cluster) ProtocolFor(major int) Protocol {
 
 func (c *Cluster) newPool(e *Endpoint, proto Protocol, o ConnectOptions) upstream.Pool {
 	opts := upstream.Options{
-		IdleTimeout: c.idleTimeout, MaxRequests: c.maxPerConn, Enqueue: c.enqueue,
-		Full: func(err error) bool { return errors.Is(err, ErrOverflow) },
+		IdleTimeout: c.idleTimeout, MaxRequests: c.maxPerConn, MaxAge: c.maxAge, MaxStreams: c.streams,
+		Ping: c.ping, PingTimeout: c.pingWait, Overflow: errPending, KeepNames: c.keepNames,
+		Enqueue: func() (func(), bool) { return c.enqueue(o.Priority) },
+		Full:    func(err error) bool { return errors.Is(err, ErrOverflow) && !errors.Is(err, errPending) },
 	}
-	dial := func(ctx context.Context) (net.Conn, error) { return c.Connect(ctx, e, o) }
 	switch proto {
 	case HTTP2:
-		return upstream.NewH2(dial, opts)
+		return upstream.NewH2(func(ctx context.Context) (net.Conn, error) { return c.pooled(ctx, e, o, false) }, opts)
 	case Auto:
 		return &autoPool{c: c, e: e, o: o, opts: opts}
 	default:
-		return upstream.NewH1(dial, opts)
+		return upstream.NewH1(func(ctx context.Context) (net.Conn, error) { return c.pooled(ctx, e, o, true) }, opts)
 	}
 }
 
-// enqueue counts a request that waits for a connection against the circuit breaker.
-func (c *Cluster) enqueue() (func(), bool) {
-	if n := c.pending.Add(1); c.limits.Pending > 0 && n > int64(c.limits.Pending) {
-		c.pending.Add(-1)
-		c.Stats.Overflow.Inc()
-		return nil, false
+// pooled opens a connection for a pool. Over HTTP/1.1 one request waits for it, and counts as such.
+func (c *Cluster) pooled(ctx context.Context, e *Endpoint, o ConnectOptions, waits bool) (net.Conn, error) {
+	if err := c.beginConnection(o.Priority, e, true); err != nil {
+		return nil, err
 	}
-	return func() { c.pending.Add(-1) }, true
+	if waits {
+		if err := c.beginPending(o.Priority); err != nil {
+			c.endConnection(o.Priority, e)
+			return nil, err
+		}
+		defer c.endPending(o.Priority)
+	}
+	return c.begun(ctx, e, o)
 }
 
 // autoPool learns by ALPN whether the endpoint speaks HTTP/2 and keeps to it.
@@ -222,6 +263,8 @@ type autoPool struct {
 	opts upstream.Options
 	mu   sync.Mutex
 	pool upstream.Pool
+
+	http1 bool
 }
 
 func (a *autoPool) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -230,7 +273,7 @@ func (a *autoPool) RoundTrip(req *http.Request) (*http.Response, error) {
 		if len(a.o.ALPN) == 0 {
 			a.o.ALPN = []string{"h2", "http/1.1"}
 		}
-		nc, err := a.c.Connect(req.Context(), a.e, a.o)
+		nc, err := a.c.pooled(req.Context(), a.e, a.o, true)
 		if err != nil {
 			a.mu.Unlock()
 			return nil, &upstream.Error{Stage: upstream.Connecting, Err: err}
@@ -244,11 +287,12 @@ func (a *autoPool) RoundTrip(req *http.Request) (*http.Response, error) {
 				first = nil
 				return f, nil
 			}
-			return a.c.Connect(ctx, a.e, a.o)
+			return a.c.pooled(ctx, a.e, a.o, a.http1)
 		}
 		if tc, ok := nc.(*tls.Conn); ok && tc.ConnectionState().NegotiatedProtocol == "h2" {
 			a.pool = upstream.NewH2(dial, a.opts)
 		} else {
+			a.http1 = true
 			a.pool = upstream.NewH1(dial, a.opts)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/xds"
@@ -24,6 +25,7 @@ type Manager struct {
 	secrets  tlsctx.Secrets
 	stats    *stats.Registry
 	resolver Resolver
+	local    string // the proxy's own cluster, to compare zones with; "" for none
 
 	mu      sync.Mutex
 	static  map[string]bool
@@ -43,6 +45,19 @@ func NewManager(ctx context.Context, secrets tlsctx.Secrets, reg *stats.Registry
 	}
 	m.byName.Store(&map[string]*Cluster{})
 	return m
+}
+
+// HasLocal tells the manager which cluster the bootstrap names as the proxy's own. Clusters that would compare their zones
+// with its are refused from then on.
+func (m *Manager) HasLocal(name string) { m.local = name }
+
+func (m *Manager) compile(p *clusterv3.Cluster) (*Cluster, error) {
+	c, err := compile(p, m.secrets, m.stats)
+	if err == nil && c.balance.zones && m.local != "" && m.local != c.Name {
+		c.outlier.stop()
+		return nil, fmt.Errorf("cluster %q: %w", c.Name, fields.Unsupported(p, "zone_aware_lb_config", ""))
+	}
+	return c, err
 }
 
 // Get returns the cluster of that name, or nil.
@@ -70,7 +85,7 @@ func (m *Manager) Static(name string) bool {
 func (m *Manager) AddStatic(p *clusterv3.Cluster) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c, err := compile(p, m.secrets, m.stats)
+	c, err := m.compile(p)
 	if err != nil {
 		return err
 	}
@@ -89,7 +104,7 @@ func (m *Manager) Apply(u xds.Update) error {
 	for _, r := range u.Resources {
 		p := &clusterv3.Cluster{}
 		if err := r.Body.UnmarshalTo(p); err != nil {
-			errs = append(errs, fmt.Errorf("cluster %q: %w", r.Name, err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("cluster %q: %w", r.Name, err)))
 			continue
 		}
 		named[p.GetName()] = true
@@ -99,9 +114,9 @@ func (m *Manager) Apply(u xds.Update) error {
 		if o, ok := old[p.GetName()]; ok && proto.Equal(o.Proto, p) {
 			continue
 		}
-		c, err := compile(p, m.secrets, m.stats)
+		c, err := m.compile(p)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, xds.Refuse(r.Name, err))
 			continue
 		}
 		c.Version = r.Version
@@ -143,7 +158,13 @@ func (m *Manager) publish(fresh map[string]*Cluster, removed []string) {
 			}
 		}
 		if c.Kind == StrictDNS || c.Kind == LogicalDNS {
-			c.startDNS(m.ctx, m.resolver)
+			c.startDNS(m.ctx, m.resolver, now[name])
+		}
+		if c.Kind == Dynamic {
+			c.dynamic.resolver = m.resolver
+			if len(c.dynamic.servers) > 0 {
+				c.dynamic.resolver = withServers(m.resolver, c.dynamic.servers)
+			}
 		}
 		now[name] = c
 	}
@@ -198,17 +219,18 @@ func (m *Manager) ApplyEndpoints(u xds.Update) error {
 	}
 	var errs []error
 	set := func(name string, load *endpointv3.ClusterLoadAssignment) {
-		m.loads[name] = load
 		for _, c := range users[name] {
 			if err := c.SetEndpoints(load); err != nil {
-				errs = append(errs, fmt.Errorf("endpoints of %q: %w", name, err))
+				errs = append(errs, xds.Refuse(name, fmt.Errorf("endpoints of %q: %w", name, err)))
+				return // the last good ones stay, for later versions of the clusters too
 			}
 		}
+		m.loads[name] = load
 	}
 	for _, r := range u.Resources {
 		load := &endpointv3.ClusterLoadAssignment{}
 		if err := r.Body.UnmarshalTo(load); err != nil {
-			errs = append(errs, fmt.Errorf("endpoints of %q: %w", r.Name, err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("endpoints of %q: %w", r.Name, err)))
 			continue
 		}
 		set(load.GetClusterName(), load)

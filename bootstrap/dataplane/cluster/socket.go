@@ -17,8 +17,9 @@ const matchFilter = "envoy.transport_socket_match"
 
 // socket is one way of connecting: plain when tls is nil.
 type socket struct {
-	name string
-	tls  *tlsctx.Client
+	name  string
+	tls   *tlsctx.Client
+	proxy int // version of the PROXY header that goes first, 0 for none
 }
 
 type socketMatch struct {
@@ -62,6 +63,8 @@ func compileSocket(ts *corev3.TransportSocket, name string, secrets tlsctx.Secre
 			return nil, err
 		}
 		return &socket{name: name, tls: t}, nil
+	case registry.UpstreamProxyProtocol:
+		return compileProxySocket(ts.GetTypedConfig(), name, secrets)
 	default:
 		return nil, fields.UnsupportedType("transport socket", ts.GetName(), url)
 	}

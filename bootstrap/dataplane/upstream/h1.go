@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 )
 
@@ -34,17 +36,39 @@ type h1Conn struct {
 	net.Conn
 	id      uint64
 	pool    *H1
-	br      *bufio.Reader
+	br      *bufio.Reader // while a request has the connection
 	bw      *bufio.Writer
-	limit   *HeadLimit
 	since   time.Time // idle since
+	made    time.Time
 	served  uint32
 	onceEnd sync.Once
 }
 
+// Abort implements Aborter: whatever reads or writes returns at once.
+func (c *h1Conn) Abort() { _ = c.SetDeadline(time.Unix(1, 0)) }
+
+// prepare lends buffers to a connection that gets a request.
+func (c *h1Conn) prepare() {
+	if c.br == nil {
+		c.br, c.bw = http1.Reader(c.Conn), http1.Writer(c.Conn)
+	}
+}
+
+// rest takes the buffers of a connection that nobody uses. It reports false where the server has sent what nobody has
+// asked for.
+func (c *h1Conn) rest() bool {
+	if c.br.Buffered() > 0 {
+		return false
+	}
+	http1.FreeReader(c.br)
+	http1.FreeWriter(c.bw)
+	c.br, c.bw = nil, nil
+	return true
+}
+
 func (c *h1Conn) end() {
 	c.onceEnd.Do(func() {
-		_ = c.Conn.Close()
+		_ = c.Close()
 		if c.pool.opts.OnClose != nil {
 			c.pool.opts.OnClose()
 		}
@@ -66,25 +90,35 @@ func (p *H1) Close() {
 	}
 }
 
-func (p *H1) take() *h1Conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for len(p.idle) > 0 {
-		c := p.idle[len(p.idle)-1]
-		p.idle = p.idle[:len(p.idle)-1]
-		if c.br.Buffered() == 0 && quiet(c.Conn) {
+// fresh is how long a connection is trusted without a look at its socket, by requests that may be sent once more.
+const fresh = time.Second
+
+// take gives an idle connection, nil where there is none. Where the request must not be sent twice, the socket has to
+// show that the server has not closed it.
+func (p *H1) take(repeatable bool) *h1Conn {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if (repeatable && time.Since(c.since) < fresh || quiet(c.Conn)) && !p.opts.old(c.made) {
 			return c
 		}
 		c.end()
 	}
-	return nil
 }
 
 func (p *H1) put(c *h1Conn) {
 	c.served++
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || (p.opts.MaxRequests > 0 && c.served >= p.opts.MaxRequests) {
+	if p.closed || (p.opts.MaxRequests > 0 && c.served >= p.opts.MaxRequests) || p.opts.old(c.made) || c.br != nil && !c.rest() {
 		c.end()
 		return
 	}
@@ -122,10 +156,26 @@ func (p *H1) connect(ctx context.Context) (*h1Conn, error) {
 	if p.opts.OnConnect != nil {
 		p.opts.OnConnect()
 	}
-	limit := NewHeadLimit(nc)
-	return &h1Conn{
-		Conn: nc, id: network.NextID(), pool: p, br: bufio.NewReaderSize(limit, 16<<10), bw: bufio.NewWriterSize(nc, 16<<10), limit: limit,
-	}, nil
+	return &h1Conn{Conn: nc, id: network.NextID(), pool: p, made: time.Now()}, nil
+}
+
+// safe reports whether requests of a method change nothing (RFC 9110, 9.2.1).
+func safe(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// idempotent reports whether a request that is sent twice does what it does once (RFC 9110, 9.2.2).
+func idempotent(method string) bool {
+	return safe(method) || method == http.MethodPut || method == http.MethodDelete
+}
+
+// repeatable reports whether the request changes nothing and can be sent twice as it is.
+func repeatable(req *http.Request) bool {
+	return safe(req.Method) && (req.Body == nil || req.Body == http.NoBody)
 }
 
 // RoundTrip implements Pool.
@@ -133,16 +183,21 @@ func (p *H1) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	t := traceOf(ctx)
 	t.watch(req)
-	if c := p.take(); c != nil {
+	if c := p.take(repeatable(req)); c != nil {
 		src := req.Body
-		body := &countedBody{ReadCloser: src}
+		var body *countedBody
 		if src != nil && src != http.NoBody {
+			body = &countedBody{ReadCloser: src}
 			req.Body = body
 		}
-		resp, err := p.exchange(ctx, c, req)
+		resp, err := p.exchange(ctx, c, req, t)
+		if err == nil {
+			return resp, nil
+		}
 		// The peer may have closed an idle connection just as it was taken: nothing was answered, try a fresh one.
-		if !errors.Is(err, errStale) || !body.retire() || ctx.Err() != nil {
-			return resp, unstale(err)
+		// It may as well have closed while it worked on the request, which then must be one that does no harm twice.
+		if !errors.Is(err, errStale) || body == nil && !idempotent(req.Method) || body != nil && !body.retire() || ctx.Err() != nil {
+			return nil, unstale(err)
 		}
 		req.Body = src
 		t.forget()
@@ -154,7 +209,7 @@ func (p *H1) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := p.exchange(ctx, c, req)
+	resp, err := p.exchange(ctx, c, req, t)
 	return resp, unstale(err)
 }
 
@@ -172,14 +227,15 @@ func unstale(err error) error {
 }
 
 // exchange writes req on c and reads the response head. On error c is closed.
-func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.Response, error) {
-	t := traceOf(ctx)
+func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request, t *Trace) (*http.Response, error) {
 	t.use(c.Conn, c.id, "HTTP/1.1")
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	written := writeAsync(c, req, t)
+	c.prepare()
+	b := &h1Body{conn: c}
+	b.guard(ctx)
+	b.written = writeAsync(c, req, t)
 	resp, err := c.readResponse(req, t)
 	if err != nil {
-		stop()
+		b.release()
 		c.end()
 		if ctx.Err() != nil {
 			return nil, failed(ctx, BeforeResponse, err)
@@ -189,31 +245,35 @@ func (p *H1) exchange(ctx context.Context, c *h1Conn, req *http.Request) (*http.
 		}
 		return nil, failed(ctx, BeforeResponse, err)
 	}
-	b := &h1Body{src: resp.Body, conn: c, written: written, stop: stop, keep: !resp.Close && !req.Close}
+	b.src, b.keep = resp.Body, !resp.Close && !req.Close
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &upgraded{h1Body: b}
 		return resp, nil
 	}
 	resp.Body = b
-	if resp.ContentLength == 0 || b.src == http.NoBody || req.Method == http.MethodHead {
+	if b.src == http.NoBody {
 		b.finish(true)
 	}
 	return resp, nil
 }
 
-// maxHead bounds the head of a response, interim responses included.
+// maxHead bounds the head of a response.
 const maxHead = 96 << 10
 
 // readResponse skips interim responses.
 func (c *h1Conn) readResponse(req *http.Request, t *Trace) (*http.Response, error) {
-	c.limit.Begin(maxHead)
-	defer c.limit.End()
+	// Under load the response is there when the others have run: no vain read, no wait for the socket.
+	runtime.Gosched()
 	for range 16 {
 		if _, err := c.br.Peek(1); err != nil {
 			return nil, err
 		}
 		began := time.Now()
-		resp, err := http.ReadResponse(c.br, req)
+		var names *http1.Names
+		if c.pool.opts.KeepNames {
+			names = &t.Answer
+		}
+		resp, err := http1.ReadResponseNames(c.br, req, maxHead, names)
 		if err != nil {
 			return nil, err
 		}

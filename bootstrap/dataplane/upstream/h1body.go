@@ -1,9 +1,12 @@
 package upstream
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"sync"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
 )
 
 // h1Body is a response body that gives the connection back to its pool at the end.
@@ -11,9 +14,27 @@ type h1Body struct {
 	src     io.ReadCloser
 	conn    *h1Conn
 	written <-chan error // nil when the request is already written
-	stop    func() bool
+	owner   Abortable    // what the connection is attached to, or
+	stop    func() bool  // how the watch for the context's end stops
 	keep    bool
 	once    sync.Once
+}
+
+// guard makes the end of ctx interrupt the exchange.
+func (b *h1Body) guard(ctx context.Context) {
+	if a, ok := ctx.(Abortable); ok && a.Attach(b.conn) {
+		b.owner = a
+		return
+	}
+	b.stop = context.AfterFunc(ctx, b.conn.Abort)
+}
+
+// release ends the guard. It reports whether the context has left the connection alone.
+func (b *h1Body) release() bool {
+	if b.owner != nil {
+		return b.owner.Detach(b.conn)
+	}
+	return b.stop()
 }
 
 // Read implements io.Reader.
@@ -33,8 +54,7 @@ func (b *h1Body) Close() error {
 
 func (b *h1Body) finish(clean bool) {
 	b.once.Do(func() {
-		fired := !b.stop()
-		if !clean || !b.keep || fired || !b.requestDone() {
+		if !b.release() || !clean || !b.keep || !b.requestDone() {
 			b.conn.end()
 			return
 		}
@@ -77,8 +97,8 @@ func (u *upgraded) CloseWrite() error {
 // sent beside the reading of the response, so that early responses and streaming in both directions work.
 func writeAsync(c *h1Conn, req *http.Request, t *Trace) <-chan error {
 	if req.Body == nil || req.Body == http.NoBody {
-		if err := writeRequest(c.bw, req); err == nil {
-			t.nowSent()
+		if err := http1.WriteRequestNames(c.bw, req, t.Names); err == nil {
+			t.nowSentAlone()
 			return nil
 		}
 		ch := make(chan error, 1)
@@ -86,11 +106,12 @@ func writeAsync(c *h1Conn, req *http.Request, t *Trace) <-chan error {
 		return ch
 	}
 	ch := make(chan error, 1)
+	names := t.Names
 	go func() {
-		err := writeRequest(c.bw, req)
+		err := http1.WriteRequestNames(c.bw, req, names)
 		if err != nil {
 			// The reader has to notice, or it would wait for a response to half a request.
-			_ = c.Conn.Close()
+			_ = c.Close()
 		} else {
 			t.nowSent()
 		}

@@ -162,7 +162,7 @@ func TestStaleTrace(t *testing.T) {
 		defer p.Close()
 		send := func(body string) (*Trace, string, error) {
 			tr := &Trace{}
-			req, err := http.NewRequestWithContext(WithTrace(t.Context(), tr), http.MethodPost, "http://host/", strings.NewReader(body))
+			req, err := http.NewRequestWithContext(WithTrace(t.Context(), tr), http.MethodPut, "http://host/", strings.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,4 +191,43 @@ func TestStaleTrace(t *testing.T) {
 			t.Errorf("%v; the trace of a request without connection says %+v", err, third)
 		}
 	})
+}
+
+// TestStaleRequests: a server that closes a connection which was idle may have taken the request before. Only what does no
+// harm twice is sent again.
+func TestStaleRequests(t *testing.T) {
+	for method, want := range map[string]int{"GET": 2, "HEAD": 2, "PUT": 2, "DELETE": 2, "POST": 1, "PATCH": 1, "CHARGE": 1} {
+		synctest.Test(t, func(t *testing.T) {
+			dials := 0
+			p := NewH1(func(context.Context) (net.Conn, error) {
+				dials++
+				c, s := net.Pipe()
+				t.Cleanup(func() { _, _ = c.Close(), s.Close() })
+				go func() {
+					br := bufio.NewReader(s)
+					_, _ = http.ReadRequest(br)
+					_, _ = io.WriteString(s, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					_, _ = http.ReadRequest(br)
+					_ = s.Close() // with the work half done
+				}()
+				return c, nil
+			}, Options{})
+			defer p.Close()
+			var err error
+			for range 2 {
+				var req *http.Request
+				if req, err = http.NewRequestWithContext(WithTrace(t.Context(), &Trace{}), method, "http://host/", http.NoBody); err != nil {
+					t.Fatal(err)
+				}
+				var resp *http.Response
+				if resp, err = p.RoundTrip(req); err == nil {
+					_ = resp.Body.Close()
+				}
+				synctest.Wait()
+			}
+			if dials != want || (err == nil) != (want == 2) {
+				t.Errorf("%s: sent on %d connections, %v", method, dials, err)
+			}
+		})
+	}
 }

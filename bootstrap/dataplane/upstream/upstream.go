@@ -10,8 +10,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
 )
 
 // Dial opens one connection to the endpoint, with TLS done where it is wanted.
@@ -66,9 +67,19 @@ type Options struct {
 	OnClose     func()        // a connection was closed
 	// Full reports whether a dial error means that no further connection is allowed now. Such requests wait for one to
 	// come free where Enqueue allows it; the function it returns is called when the wait is over.
-	Full    func(error) bool
-	Enqueue func() (func(), bool)
+	Full     func(error) bool
+	Enqueue  func() (func(), bool)
+	Overflow error // what requests fail with that Enqueue does not let wait
+
+	KeepNames bool // of headers in responses, for Trace.Answer
+
+	MaxAge            time.Duration // connections that are older take no further request; 0 means no limit
+	MaxStreams        uint32        // streams per HTTP/2 connection, besides the peer's limit; 0 means no limit
+	Ping, PingTimeout time.Duration // how long an HTTP/2 connection may be silent before it is asked, and then
 }
+
+// old reports whether a connection made at since takes no further request.
+func (o *Options) old(since time.Time) bool { return o.MaxAge > 0 && time.Since(since) >= o.MaxAge }
 
 func (o Options) idle() time.Duration {
 	if o.IdleTimeout <= 0 {
@@ -77,35 +88,19 @@ func (o Options) idle() time.Duration {
 	return o.IdleTimeout
 }
 
-// Hop-by-hop headers never travel to the next hop; Upgrade requests put two of them back.
-var hopByHop = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Transfer-Encoding": true, "Upgrade": true,
-	"Trailer": true, "Content-Length": true,
-}
-
 // IsHop reports whether the canonical header name is meant for one hop only.
-func IsHop(name string) bool { return hopByHop[name] }
+func IsHop(name string) bool { return http1.IsHop(name) }
 
-// lowered caches the lower-case form of header names seen often; HTTP/1.1 names go out in lower case, as from Envoy.
-var lowered = func() map[string]string {
-	m := map[string]string{}
-	for _, n := range []string{
-		"Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Content-Encoding",
-		"Content-Type", "Cookie", "Date", "Etag", "Expires", "Host", "Last-Modified", "Location", "Origin", "Referer",
-		"Server", "Set-Cookie", "User-Agent", "Vary", "X-B3-Parentspanid", "X-B3-Sampled", "X-B3-Spanid", "X-B3-Traceid",
-		"X-Envoy-Attempt-Count", "X-Envoy-Peer-Metadata", "X-Envoy-Peer-Metadata-Id", "X-Envoy-Upstream-Service-Time",
-		"X-Envoy-Decorator-Operation", "X-Forwarded-Client-Cert", "X-Forwarded-For", "X-Forwarded-Proto", "X-Request-Id",
-		"Access-Control-Allow-Origin", "Access-Control-Allow-Credentials",
-	} {
-		m[n] = strings.ToLower(n)
-	}
-	return m
-}()
+// Aborter is something that the end of a context interrupts at once.
+type Aborter interface{ Abort() }
 
-// LowerName returns the lower-case form of a header name.
-func LowerName(n string) string {
-	if l, ok := lowered[n]; ok {
-		return l
-	}
-	return strings.ToLower(n)
+// Abortable is a context that interrupts one thing by itself, without a goroutine, and knows its round trip's trace.
+// What carries a request over HTTP/1.1 attaches its connection to it.
+type Abortable interface {
+	context.Context
+	// Attach reports false where the context is over or has something attached: then context.AfterFunc has to do.
+	Attach(Aborter) bool
+	// Detach reports whether a was attached and has not been interrupted.
+	Detach(a Aborter) bool
+	UpstreamTrace() *Trace
 }
