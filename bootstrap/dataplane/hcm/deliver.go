@@ -28,6 +28,9 @@ func (s *Stream) deliver(resp *http.Response) {
 			delete(h, n)
 		}
 	}
+	if len(s.cookies) > 0 {
+		h["Set-Cookie"] = append(h["Set-Cookie"], s.cookies...)
+	}
 	// An answer to half a request has no service time.
 	if from := s.requestEnd(); !s.noHeaders && !from.IsZero() {
 		if from.Before(s.upStart) {
@@ -39,22 +42,27 @@ func (s *Stream) deliver(resp *http.Response) {
 	if s.route.vhost.attemptResp {
 		h["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(s.attempts)}
 	}
-	s.writeHead(resp.StatusCode, h, resp.ContentLength, true)
+	length := resp.ContentLength
+	if s.web != nil {
+		length = -1
+	}
+	s.writeHead(resp.StatusCode, h, length, true)
+	if s.web != nil {
+		s.web.body(resp)
+	}
 	if err := s.copyBody(resp); err != nil {
 		s.brokenResponse(err)
 		return
 	}
 	if len(resp.Trailer) > 0 {
-		s.respTrailer = resp.Trailer
-		dst := s.w.Header()
-		for k, v := range resp.Trailer {
-			dst[http.TrailerPrefix+k] = v
-		}
+		s.setTrailer(resp.Trailer)
 	}
 	s.cluster.Stats.Success.Inc()
 }
 
 type upstreamError struct{ error }
+
+func (e upstreamError) Unwrap() error { return e.error }
 
 // copyBody streams the body, flushing whenever the upstream has paused.
 func (s *Stream) copyBody(resp *http.Response) error {
@@ -74,6 +82,9 @@ func (s *Stream) copyBody(resp *http.Response) error {
 				return werr
 			}
 			s.sent += uint64(n)
+			if s.messages != nil {
+				s.messages.sent((*buf)[:n])
+			}
 			s.moved()
 			if flusher != nil && (resp.ContentLength < 0 || int64(s.sent) < resp.ContentLength) {
 				flusher.Flush()
@@ -96,12 +107,15 @@ func (s *Stream) brokenResponse(err error) {
 	case errors.Is(cause, errTimeout):
 		s.flags |= accesslog.UpstreamRequestTimeout
 		s.details = "response_timeout"
+	case errors.Is(err, errPerTryIdle):
+		s.flags |= accesslog.UpstreamRequestTimeout
+		s.details = "upstream_per_try_idle_timeout"
 	case errors.Is(cause, errStreamIdle):
 		s.flags |= accesslog.StreamIdleTimeout
 		s.details = "stream_idle_timeout"
 	case errors.Is(cause, errMaxStream):
-		s.flags |= accesslog.UpstreamMaxStreamDurationReached
-		s.details = "upstream_max_stream_duration_reached"
+		s.flags |= accesslog.DurationTimeout
+		s.details = "max_duration_timeout"
 	case errors.As(err, &up) && cause == nil:
 		s.flags |= accesslog.UpstreamConnectionTermination
 		s.details = "upstream_reset_after_response_started{connection_termination}"
@@ -122,43 +136,7 @@ func (s *Stream) finishAborted() {
 	panic(http.ErrAbortHandler)
 }
 
-// tunnel joins client and upstream after 101 Switching Protocols.
-func (s *Stream) tunnel(resp *http.Response) {
-	up, ok := resp.Body.(io.ReadWriteCloser)
-	hj, can := s.w.(interface {
-		hijack(status int, h http.Header) (io.ReadWriteCloser, error)
-	})
-	if !ok || !can {
-		s.answer(&reply{status: http.StatusBadGateway, details: "upgrade_failed", flags: accesslog.UpstreamProtocolError})
-		return
-	}
-	s.status, s.respHeader = resp.StatusCode, resp.Header
-	for i := len(s.m.filters) - 1; i >= 0; i-- {
-		if f := s.m.filters[i].response; f != nil {
-			f(s, resp.StatusCode, resp.Header)
-		}
-	}
-	down, err := hj.hijack(resp.StatusCode, resp.Header)
-	if err != nil {
-		s.flags |= accesslog.DownstreamConnectionTermination
-		return
-	}
-	stop := context.AfterFunc(s.ctx, func() { _ = down.Close(); _ = up.Close() })
-	defer stop()
-	done := make(chan uint64, 1)
-	go func() {
-		n, _ := io.Copy(up, down)
-		closeWrite(up)
-		done <- uint64(n)
-	}()
-	n, _ := io.Copy(down, up)
-	s.sent += uint64(n)
-	closeWrite(down)
-	_ = down.Close()
-	_ = up.Close()
-	s.received.n.Add(<-done)
-}
-
+// closeWrite passes on the end of one direction.
 func closeWrite(c any) {
 	if cw, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = cw.CloseWrite()

@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
 )
 
 // connEntry starts a log entry with the facts of a connection.
@@ -54,6 +57,14 @@ func (s *Stream) entry() *accesslog.Entry {
 	if s.route != nil {
 		e.RouteName = s.route.name
 	}
+	e.FilterState = s.filterState
+	if s.span != nil {
+		e.TraceID, e.SpanID, e.Traced = s.span.TraceHex(), s.span.SpanHex(), s.span.Sampled
+	}
+	e.Direction = directions[s.m.direction]
+	if s.route != nil && s.route.vhost != nil {
+		e.VirtualHostName = s.route.vhost.name
+	}
 	e.Upstream = accesslog.Upstream{
 		Cluster: s.clusterN, TransportFailureReason: s.failure, Attempts: s.attempts,
 		LocalAddress: addrPort(s.trace.Local), RemoteAddress: addrPort(s.trace.Remote),
@@ -82,7 +93,7 @@ func (s *Stream) entry() *accesslog.Entry {
 			if s.route == nil {
 				return nil, false
 			}
-			return dig(s.route.metadata.GetFilterMetadata()[filter], path)
+			return dig(s.route.about.GetFilterMetadata()[filter], path)
 		case accesslog.UpstreamHost:
 			if s.host == nil {
 				return nil, false
@@ -94,21 +105,42 @@ func (s *Stream) entry() *accesslog.Entry {
 	return e
 }
 
+// directions are the numbers of envoy.config.core.v3.TrafficDirection.
+var directions = map[network.Direction]int{network.Inbound: 1, network.Outbound: 2}
+
+// filterState shows what filters have kept of the request: the workloads at its ends, else what is the connection's.
+func (s *Stream) filterState(key string) (any, bool) {
+	if v, ok := PeerState(key, s.downPeer, s.upPeer); ok {
+		return v, true
+	}
+	v, ok := s.conn.FilterState(key)
+	return v, ok
+}
+
+// PeerState shows workloads as the filter state objects that Istio's filters make of them.
+func PeerState(key string, down, up *peer.Info) (any, bool) {
+	key = strings.TrimPrefix(key, "wasm.")
+	who := down
+	if strings.HasPrefix(key, "upstream_") {
+		who = up
+	}
+	if who == nil {
+		return nil, false
+	}
+	switch key {
+	case "downstream_peer", "upstream_peer", "downstream_peer_obj", "upstream_peer_obj":
+		return who.Attributes(), true
+	case "downstream_peer_id", "upstream_peer_id":
+		return who.ID, true
+	}
+	return nil, false
+}
+
 func dig(st *structpb.Struct, path []string) (any, bool) {
 	if st == nil {
 		return nil, false
 	}
-	var cur any = st.AsMap()
-	for _, p := range path {
-		m, ok := cur.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if cur, ok = m[p]; !ok {
-			return nil, false
-		}
-	}
-	return cur, true
+	return match.Dig(st.AsMap(), path)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -8,7 +8,7 @@ import (
 )
 
 // newALPN sets the protocols offered to the upstream by the HTTP version spoken to it.
-func newALPN(_ *Manager, name string, body *anypb.Any) (filter, error) {
+func newALPN(m *Manager, name string, body *anypb.Any) (filter, error) {
 	p := &alpnv2.FilterConfig{}
 	if err := body.UnmarshalTo(p); err != nil {
 		return filter{}, err
@@ -18,18 +18,21 @@ func newALPN(_ *Manager, name string, body *anypb.Any) (filter, error) {
 		by[o.GetUpstreamProtocol()] = o.GetAlpnOverride()
 	}
 	h1, h2 := by[alpnv2.FilterConfig_HTTP11], by[alpnv2.FilterConfig_HTTP2]
-	return filter{name: name, request: func(s *Stream) *reply {
-		if s.cluster == nil {
+	m.alpn = func(c *cluster.Cluster, major int) []string {
+		if v, ok := c.Metadata("istio", "alpn_override"); ok && v == "false" {
 			return nil
 		}
-		if v, ok := s.cluster.Metadata("istio", "alpn_override"); ok && v == "false" {
-			return nil
-		}
-		switch s.cluster.ProtocolFor(s.req.ProtoMajor) {
+		switch c.ProtocolFor(major) {
 		case cluster.HTTP2:
-			s.alpn = h2
+			return h2
 		case cluster.HTTP1:
-			s.alpn = h1
+			return h1
+		}
+		return nil
+	}
+	return filter{name: name, request: func(s *Stream) *reply {
+		if s.cluster != nil {
+			s.alpn = m.alpn(s.cluster, s.req.ProtoMajor)
 		}
 		return nil
 	}}, nil

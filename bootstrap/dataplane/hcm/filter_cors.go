@@ -13,10 +13,11 @@ import (
 
 // corsPolicy is one route's answer to cross-origin requests.
 type corsPolicy struct {
-	origins                          match.String
+	origins                          match.String // nil for no origin at all
 	methods, headers, expose, maxAge string
 	credentials                      bool
 	forwardUnmatched                 bool
+	off                              bool
 	enabled                          func() bool
 }
 
@@ -34,6 +35,9 @@ func corsPerRoute(body *anypb.Any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if origins != nil && origins("*") {
+		origins = func(string) bool { return true } // whatever takes a literal "*" is meant for everybody
+	}
 	out := &corsPolicy{
 		origins: origins, methods: p.GetAllowMethods(), headers: p.GetAllowHeaders(), expose: p.GetExposeHeaders(),
 		maxAge: p.GetMaxAge(), credentials: p.GetAllowCredentials().GetValue(),
@@ -41,8 +45,20 @@ func corsPerRoute(body *anypb.Any) (any, error) {
 	}
 	if f := p.GetFilterEnabled(); f != nil {
 		out.enabled = fraction(f.GetDefaultValue())
+		if f.GetDefaultValue().GetNumerator() == 0 {
+			out.origins, out.off = nil, true
+		}
 	}
 	return out, nil
+}
+
+// orAsked is what a policy allows, and for a policy that allows all what was asked for: with credentials, browsers
+// take a "*" literally.
+func orAsked(allowed, asked string) string {
+	if allowed == "*" {
+		return asked
+	}
+	return allowed
 }
 
 // newCORS answers preflight requests and marks responses, where the route has a policy.
@@ -50,11 +66,12 @@ func newCORS(_ *Manager, name string, _ *anypb.Any) (filter, error) {
 	f := filter{name: name}
 	f.request = func(s *Stream) *reply {
 		p, _ := s.perFilter(name).(*corsPolicy)
-		origin := s.req.Header.Get("Origin")
-		if p == nil || origin == "" || (p.enabled != nil && !p.enabled()) {
+		origin := first(s.req.Header, "Origin")
+		if p == nil || origin == "" || p.off || (p.enabled != nil && !p.enabled()) {
 			return nil
 		}
-		preflight := s.req.Method == http.MethodOptions && s.req.Header.Get("Access-Control-Request-Method") != ""
+		s.cors, s.origin = p, origin
+		preflight := s.req.Method == http.MethodOptions && first(s.req.Header, "Access-Control-Request-Method") != ""
 		if p.origins == nil || !p.origins(origin) {
 			if preflight && !p.forwardUnmatched {
 				return &reply{status: http.StatusOK, details: "cors_response"}
@@ -70,8 +87,8 @@ func newCORS(_ *Manager, name string, _ *anypb.Any) (filter, error) {
 				h[k] = []string{v}
 			}
 		}
-		set("Access-Control-Allow-Methods", p.methods)
-		set("Access-Control-Allow-Headers", p.headers)
+		set("Access-Control-Allow-Methods", orAsked(p.methods, s.req.Header.Get("Access-Control-Request-Method")))
+		set("Access-Control-Allow-Headers", orAsked(p.headers, strings.Join(s.req.Header.Values("Access-Control-Request-Headers"), ",")))
 		set("Access-Control-Max-Age", p.maxAge)
 		if p.credentials {
 			set("Access-Control-Allow-Credentials", "true")
@@ -79,9 +96,8 @@ func newCORS(_ *Manager, name string, _ *anypb.Any) (filter, error) {
 		return &reply{status: http.StatusOK, header: h, details: "cors_response"}
 	}
 	f.response = func(s *Stream, _ int, h http.Header) {
-		p, _ := s.perFilter(name).(*corsPolicy)
-		origin := s.req.Header.Get("Origin")
-		if p == nil || origin == "" || p.origins == nil || !p.origins(origin) {
+		p, origin := s.cors, s.origin
+		if p == nil || p.origins == nil || !p.origins(origin) {
 			return
 		}
 		h["Access-Control-Allow-Origin"] = []string{origin}

@@ -1,6 +1,8 @@
 package hcm
 
 import (
+	"net/http"
+	"strconv"
 	"time"
 
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
@@ -15,16 +17,17 @@ import (
 type fault struct {
 	delay     time.Duration
 	delayCoin func() bool
-	abort     int
+	abort     *reply // nil for none
 	abortCoin func() bool
+	cluster   string // for requests to it only, where it is set
 	headers   func(get func(string) []string) bool
 }
 
 func compileFault(p *faultv3.HTTPFault) (*fault, error) {
-	if err := fields.Check(p, "delay abort headers"); err != nil {
+	if err := fields.Check(p, "delay abort headers upstream_cluster disable_downstream_cluster_stats"); err != nil {
 		return nil, err
 	}
-	out := &fault{}
+	out := &fault{cluster: p.GetUpstreamCluster()}
 	if d := p.GetDelay(); d != nil {
 		if err := fields.Check(d, "fixed_delay percentage"); err != nil {
 			return nil, err
@@ -34,16 +37,16 @@ func compileFault(p *faultv3.HTTPFault) (*fault, error) {
 			out.delay = 0
 		}
 	}
-	if a := p.GetAbort(); a != nil {
+	if a := p.GetAbort(); a != nil && a.GetPercentage() != nil {
 		if err := fields.Check(a, "http_status grpc_status percentage"); err != nil {
 			return nil, err
 		}
-		if a.GetGrpcStatus() != 0 {
-			return nil, fields.Unsupported(a, "grpc_status", "")
+		out.abortCoin = fraction(a.GetPercentage())
+		out.abort = &reply{
+			status: int(a.GetHttpStatus()), body: "fault filter abort", flags: accesslog.FaultInjected, details: "fault_filter_abort",
 		}
-		out.abort, out.abortCoin = int(a.GetHttpStatus()), fraction(a.GetPercentage())
-		if a.GetPercentage() == nil {
-			out.abort = 0
+		if e, ok := a.GetErrorType().(*faultv3.FaultAbort_GrpcStatus); ok {
+			out.abort.status, out.abort.grpc = http.StatusOK, strconv.Itoa(int(e.GrpcStatus))
 		}
 	}
 	if len(p.GetHeaders()) > 0 {
@@ -57,36 +60,27 @@ func compileFault(p *faultv3.HTTPFault) (*fault, error) {
 }
 
 func newFault(_ *Manager, name string, body *anypb.Any) (filter, error) {
-	p := &faultv3.HTTPFault{}
-	if err := body.UnmarshalTo(p); err != nil {
-		return filter{}, err
-	}
-	base, err := compileFault(p)
+	base, err := faultPerRoute(body)
 	if err != nil {
 		return filter{}, err
 	}
 	return filter{name: name, request: func(s *Stream) *reply {
-		f := base
+		f := base.(*fault)
 		if c, ok := s.perFilter(name).(*fault); ok {
 			f = c
 		}
-		if s.off(name) || (f.headers != nil && !f.headers(s.headerValues)) {
+		if f.cluster != "" && f.cluster != s.clusterN || f.headers != nil && !f.headers(s.headerValues) {
 			return nil
 		}
 		if f.delay > 0 && (f.delayCoin == nil || f.delayCoin()) {
 			s.flags |= accesslog.DelayInjected
-			t := time.NewTimer(f.delay)
-			defer t.Stop()
-			select {
-			case <-t.C:
-			case <-s.ctx.Done():
-				return &reply{flags: accesslog.DownstreamConnectionTermination, details: "downstream_remote_disconnect"}
+			if !s.pause(f.delay) {
+				return s.over()
 			}
 		}
-		if f.abort > 0 && (f.abortCoin == nil || f.abortCoin()) {
-			return &reply{
-				status: f.abort, body: "fault filter abort", flags: accesslog.FaultInjected, details: "fault_filter_abort",
-			}
+		if f.abort != nil && (f.abortCoin == nil || f.abortCoin()) {
+			rep := *f.abort
+			return &rep
 		}
 		return nil
 	}}, nil

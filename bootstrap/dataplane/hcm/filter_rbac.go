@@ -13,24 +13,24 @@ import (
 
 var _ rbac.Request = (*Stream)(nil)
 
-type rbacRules struct {
-	enforced, shadow *rbac.Policy
-	shadowPrefix     string
-}
+// rbacMetadata is where verdicts are found by filters and logs.
+const rbacMetadata = "envoy.filters.http.rbac"
 
-func compileRBAC(p *rbacv3.RBAC) (*rbacRules, error) {
+func compileRBAC(p *rbacv3.RBAC) (*rbac.Rules, error) {
 	if err := fields.Check(p, "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix track_per_rule_stats"); err != nil {
 		return nil, err
 	}
-	out := &rbacRules{shadowPrefix: p.GetShadowRulesStatPrefix()}
+	out := &rbac.Rules{
+		EnforcedPrefix: p.GetRulesStatPrefix(), ShadowPrefix: p.GetShadowRulesStatPrefix(), PerRule: p.GetTrackPerRuleStats(),
+	}
 	var err error
 	if p.GetRules() != nil {
-		if out.enforced, err = rbac.Compile(p.GetRules(), rbac.Options{}); err != nil {
+		if out.Enforced, err = rbac.Compile(p.GetRules(), rbac.Options{}); err != nil {
 			return nil, err
 		}
 	}
 	if p.GetShadowRules() != nil {
-		if out.shadow, err = rbac.Compile(p.GetShadowRules(), rbac.Options{}); err != nil {
+		if out.Shadow, err = rbac.Compile(p.GetShadowRules(), rbac.Options{}); err != nil {
 			return nil, err
 		}
 	}
@@ -47,42 +47,22 @@ func newRBAC(m *Manager, name string, body *anypb.Any) (filter, error) {
 	if err != nil {
 		return filter{}, err
 	}
-	sc := stats.Scope{
+	counters := rbac.NewCounters(m.env.Stats, stats.Scope{
 		Name: "http." + m.name + ".rbac", Family: "envoy_http_rbac", Labels: stats.Label("http_conn_manager_prefix", m.name),
-	}
-	allowed, denied := m.env.Stats.Counter(sc, "allowed"), m.env.Stats.Counter(sc, "denied")
-	shadowAllowed, shadowDenied := m.env.Stats.Counter(sc, "shadow_allowed"), m.env.Stats.Counter(sc, "shadow_denied")
+	}, base.EnforcedPrefix, base.ShadowPrefix)
+	log := m.env.logger("rbac")
 	return filter{name: name, request: func(s *Stream) *reply {
 		rules := base
 		switch c := s.perFilter(name).(type) {
 		case disabledPerRoute:
 			return nil
-		case *rbacRules:
+		case *rbac.Rules:
 			rules = c
 		}
-		if rules.shadow != nil {
-			ok, id := rules.shadow.Evaluate(s)
-			result := "allowed"
-			if ok {
-				shadowAllowed.Inc()
-			} else {
-				shadowDenied.Inc()
-				result = "denied"
-			}
-			s.setMetadata("envoy.filters.http.rbac", rules.shadowPrefix+"shadow_engine_result", result)
-			s.setMetadata("envoy.filters.http.rbac", rules.shadowPrefix+"shadow_effective_policy_id", id)
-		}
-		if rules.enforced == nil {
+		denied, id := rules.Decide(s, counters, s.setMetadata, rbacMetadata)
+		reportDecision(log, s, denied, id)
+		if !denied {
 			return nil
-		}
-		ok, id := rules.enforced.Evaluate(s)
-		if ok {
-			allowed.Inc()
-			return nil
-		}
-		denied.Inc()
-		if id == "" {
-			id = "none"
 		}
 		return &reply{
 			status: http.StatusForbidden, body: "RBAC: access denied",

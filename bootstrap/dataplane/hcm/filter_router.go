@@ -15,13 +15,10 @@ func newRouter(m *Manager, name string, body *anypb.Any) (filter, error) {
 			return filter{}, err
 		}
 	}
-	// start_child_span: spans are not reported.
 	if err := fields.Check(p, "dynamic_stats start_child_span suppress_envoy_headers respect_expected_rq_timeout"); err != nil {
 		return filter{}, err
 	}
-	m.suppressHeaders = p.GetSuppressEnvoyHeaders()
-	return filter{name: name, request: func(s *Stream) *reply {
-		s.noHeaders = m.suppressHeaders
-		return nil
-	}}, nil
+	m.childSpans = p.GetStartChildSpan() //nolint:staticcheck // deprecated, still sent
+	m.suppressHeaders, m.respectExpected = p.GetSuppressEnvoyHeaders(), p.GetRespectExpectedRqTimeout()
+	return filter{name: name}, nil
 }

@@ -1,63 +1,17 @@
 package hcm
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 	statsv1 "istio.io/api/envoy/extensions/stats"
 
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/metrics"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 )
-
-// Overrides says what a Telemetry resource takes away from Istio's standard metrics, by Prometheus name.
-type Overrides struct {
-	drop    map[string]bool
-	removed map[string]map[string]bool
-}
-
-// ParseOverrides reads the configuration of istio.stats. Custom metrics and tags computed by expressions are refused.
-func ParseOverrides(p *statsv1.PluginConfig) (*Overrides, error) {
-	const known = "disable_host_header_fallback tcp_reporting_duration metrics reporter"
-	if err := fields.Check(p, known); err != nil {
-		return nil, err
-	}
-	o := &Overrides{drop: map[string]bool{}, removed: map[string]map[string]bool{}}
-	for _, mc := range p.GetMetrics() {
-		if len(mc.GetDimensions()) > 0 || mc.GetMatch() != "" {
-			return nil, fields.Unsupported(mc, "dimensions", "tags computed by expressions")
-		}
-		name := "istio_" + mc.GetName()
-		if mc.GetName() == "" {
-			name = "*"
-		}
-		o.drop[name] = mc.GetDrop()
-		if o.removed[name] == nil {
-			o.removed[name] = map[string]bool{}
-		}
-		for _, t := range mc.GetTagsToRemove() {
-			o.removed[name][t] = true
-		}
-	}
-	return o, nil
-}
-
-// Dropped reports whether the metric is switched off.
-func (o *Overrides) Dropped(name string) bool { return o.drop[name] || o.drop["*"] }
-
-// Removed gives the tags that the metric goes without.
-func (o *Overrides) Removed(name string) map[string]bool {
-	if r, ok := o.removed[name]; ok {
-		return r
-	}
-	return o.removed["*"]
-}
 
 // newStats counts Istio's standard HTTP metrics.
 func newStats(m *Manager, name string, body *anypb.Any) (filter, error) {
@@ -65,97 +19,95 @@ func newStats(m *Manager, name string, body *anypb.Any) (filter, error) {
 	if err := body.UnmarshalTo(p); err != nil {
 		return filter{}, err
 	}
-	o, err := ParseOverrides(p)
+	c, err := metrics.Compile(p, m.env.Self, m.env.Stats)
 	if err != nil {
 		return filter{}, err
 	}
-	r := m.env.Stats
-	requests := r.Vec("istio_requests_total")
-	tables := []struct {
-		name  string
-		table *stats.HistogramVec
-		value func(*Stream) float64
-	}{
-		{
-			"istio_request_duration_milliseconds", r.HistogramVec("istio_request_duration_milliseconds"),
-			func(s *Stream) float64 { return float64(s.end.Sub(s.start)) / float64(time.Millisecond) },
-		},
-		{
-			"istio_request_bytes", r.HistogramVec("istio_request_bytes"),
-			func(s *Stream) float64 { return float64(s.received.n.Load()) },
-		},
-		{
-			"istio_response_bytes", r.HistogramVec("istio_response_bytes"),
-			func(s *Stream) float64 { return float64(s.sent) },
-		},
+	count := func(s *Stream, in, out uint64) {
+		series := c.Series(s.facts(c, false), s.expressionEntry)
+		series.Add(metrics.RequestMessages, in)
+		series.Add(metrics.ResponseMessages, out)
 	}
-	return filter{name: name, done: func(s *Stream) {
-		l := s.labels()
-		plain := l.Render(false, o.Removed("istio_requests_total"))
-		if !o.Dropped("istio_requests_total") {
-			requests.With(plain).Inc()
+	f := filter{name: name}
+	f.request = func(s *Stream) *reply {
+		s.watchMessages()
+		if s.messages != nil && c.Interval > 0 {
+			s.messages.report(c.Interval, func(in, out uint64) { count(s, in, out) })
 		}
-		for _, t := range tables {
-			if o.Dropped(t.name) {
-				continue
-			}
-			labels := plain
-			if rm := o.Removed(t.name); len(rm) > 0 || len(o.Removed("istio_requests_total")) > 0 {
-				labels = l.Render(false, rm)
-			}
-			t.table.With(labels).Observe(t.value(s))
+		return nil
+	}
+	f.done = func(s *Stream) {
+		if s.messages != nil {
+			s.messages.last(func(in, out uint64) { count(s, in, out) })
 		}
-	}}, nil
+		series := c.Series(s.facts(c, true), s.expressionEntry)
+		series.Add(metrics.Requests, 1)
+		series.Observe(metrics.Duration, float64(s.end.Sub(s.start)/time.Millisecond))
+		series.Observe(metrics.RequestBytes, float64(s.received.n.Load()))
+		series.Observe(metrics.ResponseBytes, float64(s.sent))
+		series.Custom(s.expressionEntry)
+	}
+	return f, nil
 }
 
-// labels gathers what Istio's metrics say about the request.
-func (s *Stream) labels() peer.Labels {
+// expressionEntry is the entry with what expressions may ask for besides.
+func (s *Stream) expressionEntry() *accesslog.Entry {
+	e := s.entry()
+	e.Node = s.m.env.Identity
+	return e
+}
+
+// facts gathers what Istio's metrics say about the request; over tells whether it has ended.
+func (s *Stream) facts(c *metrics.Config, over bool) metrics.Facts {
 	m := s.m
-	l := peer.Labels{
-		Code: strconv.Itoa(s.status), Flags: s.flags.String(), Protocol: "http",
-		Service: peer.ServiceOf(clusterService(s.cluster), s.clusterN),
+	var f metrics.Facts
+	host, route := "", ""
+	if c.HostFallback {
+		host = s.authority
 	}
-	if s.isGRPC() {
-		l.Protocol = "grpc"
-		if v := s.respTrailer["Grpc-Status"]; len(v) > 0 {
-			l.GRPCStatus = v[0]
-		} else if s.respHeader != nil {
-			l.GRPCStatus = s.respHeader.Get("Grpc-Status")
+	if s.route != nil {
+		route = s.route.name
+	}
+	f.Service = metrics.Destination(host, route, s.clusterN, clusterService(s.cluster))
+	if over {
+		f.Protocol, f.Code, f.Flags = "http", s.status, s.flags
+		if s.isGRPC() {
+			f.Protocol = "grpc"
+			if v := s.respTrailer["Grpc-Status"]; len(v) > 0 {
+				f.GRPCStatus = v[0]
+			} else if v := s.respHeader["Grpc-Status"]; len(v) > 0 {
+				f.GRPCStatus = v[0]
+			}
 		}
-	}
-	if l.Service.Host == "" && m.direction != network.Inbound {
-		l.Service.Host = s.authority
-	}
-	if l.Service.Name == "" {
-		l.Service.Name, _, _ = strings.Cut(l.Service.Host, ".")
 	}
 	if m.direction == network.Inbound {
-		l.Reporter, l.Source, l.Destination = "destination", s.downPeer, m.env.Self
-		l.Security = "none"
-		if s.conn.TLS != nil && len(s.conn.PeerURIs()) > 0 {
-			l.Security, l.SourcePrincipal = "mutual_tls", s.conn.PeerURIs()[0]
-			if u := s.conn.LocalURIs(); len(u) > 0 {
-				l.DestPrincipal = u[0]
-			}
+		f.Server, f.Peer = true, s.downPeer
+		if s.conn.TLS != nil {
+			f.PeerPrincipal, f.LocalPrincipal = firstOf(s.conn.PeerURIs()), firstOf(s.conn.LocalURIs())
 		}
-		return l
+		return f
 	}
-	l.Reporter, l.Source, l.Destination, l.Security = "source", m.env.Self, s.upPeer, "unknown"
-	if tc, ok := s.trace.Conn.(*tls.Conn); ok {
-		st := tc.ConnectionState()
-		if len(st.PeerCertificates) > 0 {
-			l.DestPrincipal = firstURI(st.PeerCertificates[0])
-		}
-		if s.host != nil && s.host.MTLS() && l.DestPrincipal != "" {
-			l.SourcePrincipal = s.cluster.Identity(s.host)
-		}
+	f.Peer = s.upPeer
+	if f.Peer == nil {
+		f.Peer = EndpointPeer(m.env.Peers, s.host)
 	}
-	return l
+	if s.trace != nil && s.trace.Conn != nil {
+		f.PeerPrincipal, f.LocalPrincipal = cluster.Principals(s.trace.Conn)
+	}
+	return f
 }
 
-func firstURI(c *x509.Certificate) string {
-	if len(c.URIs) == 0 {
+// EndpointPeer returns the workload that istiod's metadata of an endpoint names, or nil.
+func EndpointPeer(known *peer.Cache, e *cluster.Endpoint) *peer.Info {
+	if e == nil || known == nil {
+		return nil
+	}
+	return known.Endpoint(e.Metadata.GetFilterMetadata()["istio"].GetFields()["workload"].GetStringValue())
+}
+
+func firstOf(list []string) string {
+	if len(list) == 0 {
 		return ""
 	}
-	return c.URIs[0].String()
+	return list[0]
 }

@@ -1,6 +1,7 @@
 package hcm
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -21,7 +22,7 @@ type filter struct {
 	done     func(*Stream) // the request is over
 }
 
-// factory compiles a filter. body is the configuration, unwrapped from a TypedStruct only by those that expect one.
+// factory compiles a filter. body is the configuration, a TypedStruct only for types that are not linked in.
 type factory func(m *Manager, name string, body *anypb.Any) (filter, error)
 
 // factories by type URL. A type that registry lists as ignored has a factory that does nothing.
@@ -36,17 +37,35 @@ func init() {
 		registry.Router:       newRouter,
 		registry.HTTPRBAC:     newRBAC,
 		registry.PeerMetadata: newPeerMetadata,
-		registry.GRPCStats:    ignored,
+		registry.GRPCStats:    newGRPCStats,
 		registry.Compressor:   ignored,
 		registry.ALPN:         newALPN,
 		registry.Fault:        newFault,
 		registry.CORS:         newCORS,
 		registry.IstioStats:   newStats,
+
+		registry.HeaderMutation:  newHeaderMutation,
+		registry.GRPCWeb:         newGRPCWeb,
+		registry.StatefulSession: newSession,
+		registry.DynamicForward:  newDynamic,
+
+		registry.JWTAuthn:           newJWT,
+		registry.HTTPExtAuthz:       newExtAuthz,
+		registry.HTTPLocalRateLimit: newLocalRateLimit,
+		registry.HTTPRateLimit:      newGlobalLimit,
 	}
 	perRoute = map[string]func(*anypb.Any) (any, error){
 		registry.HTTPRBACPerRoute: rbacPerRoute,
 		registry.Fault:            faultPerRoute,
 		registry.CORSPolicy:       corsPerRoute,
+
+		registry.HeaderMutationPerRoute:  headerMutationPerRoute,
+		registry.StatefulSessionPerRoute: sessionPerRoute,
+
+		registry.JWTPerRoute:        jwtPerRoute,
+		registry.ExtAuthzPerRoute:   extAuthzPerRoute,
+		registry.HTTPLocalRateLimit: localRateLimitPerRoute,
+		registry.RateLimitPerRoute:  globalLimitPerRoute,
 	}
 }
 
@@ -57,9 +76,6 @@ func (m *Manager) setFilters(p *hcmv3.HttpConnectionManager) error {
 	for i, f := range list {
 		if err := fields.Check(f, "name typed_config is_optional disabled"); err != nil {
 			return err
-		}
-		if f.GetDisabled() {
-			continue // no route can enable it: FilterConfig overrides are refused
 		}
 		url := registry.InnerType(f.GetTypedConfig())
 		make, ok := factories[url]
@@ -72,11 +88,21 @@ func (m *Manager) setFilters(p *hcmv3.HttpConnectionManager) error {
 		if (url == registry.Router) != (i == len(list)-1) {
 			return fmt.Errorf("http filter %q: the router has to be the last filter, and only there", f.GetName())
 		}
-		c, err := make(m, f.GetName(), f.GetTypedConfig())
+		body, err := registry.Plain(f.GetTypedConfig())
 		if err != nil {
 			return fmt.Errorf("http filter %q: %w", f.GetName(), err)
 		}
+		c, err := make(m, f.GetName(), body)
+		if err != nil {
+			return fmt.Errorf("http filter %q: %w", f.GetName(), err)
+		}
+		if f.GetDisabled() {
+			m.disabled |= 1 << len(m.filters)
+		}
 		m.filters = append(m.filters, c)
+	}
+	if len(m.filters) > 64 {
+		return errors.New("more than 64 http filters")
 	}
 	return nil
 }
@@ -84,13 +110,18 @@ func (m *Manager) setFilters(p *hcmv3.HttpConnectionManager) error {
 // disabledPerRoute is the compiled form of a route configuration that switches a filter off.
 type disabledPerRoute struct{}
 
+// enabledPerRoute is that of one that only switches it on.
+type enabledPerRoute struct{}
+
+const filterConfig = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+
 func compilePerFilter(in map[string]*anypb.Any) (map[string]any, error) {
 	if len(in) == 0 {
 		return nil, nil
 	}
 	out := make(map[string]any, len(in))
 	for name, body := range in {
-		if body.GetTypeUrl() == "type.googleapis.com/envoy.config.route.v3.FilterConfig" {
+		if body.GetTypeUrl() == filterConfig {
 			fc := &routev3.FilterConfig{}
 			if err := body.UnmarshalTo(fc); err != nil {
 				return nil, err
@@ -99,10 +130,17 @@ func compilePerFilter(in map[string]*anypb.Any) (map[string]any, error) {
 				out[name] = disabledPerRoute{}
 				continue
 			}
-			if fc.GetConfig() == nil {
+			if body = fc.GetConfig(); body == nil {
+				return nil, fmt.Errorf("empty per filter configuration for %q", name)
+			}
+			if _, ok := perRoute[body.GetTypeUrl()]; body.GetTypeUrl() == "" || !ok && fc.GetIsOptional() {
+				out[name] = enabledPerRoute{}
 				continue
 			}
-			body = fc.GetConfig()
+		}
+		body, err := registry.Plain(body)
+		if err != nil {
+			return nil, fmt.Errorf("route configuration of filter %q: %w", name, err)
 		}
 		compile, ok := perRoute[body.GetTypeUrl()]
 		if !ok {
@@ -115,10 +153,4 @@ func compilePerFilter(in map[string]*anypb.Any) (map[string]any, error) {
 		out[name] = c
 	}
 	return out, nil
-}
-
-// off reports whether the route switches the filter off.
-func (s *Stream) off(name string) bool {
-	_, off := s.perFilter(name).(disabledPerRoute)
-	return off
 }

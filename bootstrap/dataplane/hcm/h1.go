@@ -8,84 +8,116 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
 )
 
-// serveH1 serves HTTP/1 requests one after the other.
-func (m *Manager) serveH1(ctx context.Context, c *network.Conn, first *bufio.Reader) {
-	lim := upstream.NewHeadLimit(c.Conn)
-	rest := io.Reader(lim)
-	if n := first.Buffered(); n > 0 {
-		head, _ := first.Peek(n)
-		rest = io.MultiReader(strings.NewReader(string(head)), lim)
-	}
-	br := bufio.NewReaderSize(rest, 16<<10)
-	bw := bufio.NewWriterSize(c.Conn, 16<<10)
-	for {
-		_ = c.SetReadDeadline(deadline(m.idle))
-		if _, err := br.Peek(1); err != nil {
-			return
-		}
-		_ = c.SetReadDeadline(deadline(m.headersTimeout))
-		lim.Begin(m.maxHeaderBytes)
-		req, err := http.ReadRequest(br)
-		lim.End()
-		if err != nil {
-			m.badRequest(c, bw, err)
-			return
-		}
-		_ = c.SetReadDeadline(time.Time{})
-		if err := m.acceptable(req); err != nil {
-			m.badRequest(c, bw, err)
-			return
-		}
-		if !m.oneH1(ctx, c, req, br, bw) {
-			return
-		}
+// h1Server serves one client's HTTP/1 connection.
+type h1Server struct {
+	m     *Manager
+	c     *network.Conn
+	br    *bufio.Reader
+	bw    *bufio.Writer // while a response is under way
+	clock h1Clock
+}
+
+// serveH1 serves HTTP/1 requests one after the other. br reads from c and may have bytes already.
+func (m *Manager) serveH1(ctx context.Context, c *network.Conn, br *bufio.Reader) {
+	s := &h1Server{m: m, c: c, br: br}
+	s.clock.start(s)
+	defer s.clock.stop()
+	defer context.AfterFunc(ctx, func() { s.clock.cancel(context.Canceled) })()
+	for s.one() { //nolint:contextcheck // a mirrored request outlives the one that it is a copy of
+		s.clock.rest()
 	}
 }
 
-// oneH1 serves one request. It reports whether the connection takes another.
-func (m *Manager) oneH1(ctx context.Context, c *network.Conn, req *http.Request, br *bufio.Reader, bw *bufio.Writer) bool {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w := &h1Response{conn: c, br: br, bw: bw, req: req, header: http.Header{}}
-	w.closeAfter = req.Close || wantsClose(req.Header) || isDraining(c)
+// one serves one request. It reports whether the connection takes another.
+func (s *h1Server) one() bool {
+	m, c := s.m, s.c
+	if s.br.Buffered() == 0 {
+		runtime.Gosched() // while others run, the next request may come, and nobody has to wait for the socket
+	}
+	if _, err := s.br.Peek(1); err != nil {
+		return false
+	}
+	if m.headersTimeout > 0 {
+		_ = c.SetReadDeadline(deadline(m.headersTimeout))
+	}
+	st := &Stream{m: m, conn: c}
+	st.life.conn = c
+	var names *http1.Names
+	if m.keepNames {
+		names = &st.names
+	}
+	req, err := http1.ReadRequestNames(&st.life, s.br, m.maxHeaderBytes, names)
+	if m.headersTimeout > 0 {
+		_ = c.SetReadDeadline(time.Time{})
+	}
+	if err == nil && req.ProtoMinor == 0 && !m.http10 {
+		err = http1.ErrVersion
+	}
+	s.bw = http1.Writer(c.Conn)
+	defer func() { http1.FreeWriter(s.bw) }()
+	if err != nil {
+		s.badRequest(err)
+		return false
+	}
+	return s.serve(st, req)
+}
+
+func (s *h1Server) serve(st *Stream, req *http.Request) bool {
+	w := &st.h1
+	w.server, w.req, w.closeAfter = s, req, req.Close || isDraining(s.c)
+	defer w.close()
 	body := req.Body
-	if strings.EqualFold(req.Header.Get("Expect"), "100-continue") && req.ProtoAtLeast(1, 1) {
+	if expect := req.Header["Expect"]; len(expect) > 0 && strings.EqualFold(expect[0], "100-continue") && req.ProtoMinor > 0 && body != http.NoBody {
 		req.Body = &continueBody{ReadCloser: body, w: w}
 	}
-	if m.requestTimeout > 0 {
-		_ = c.SetReadDeadline(deadline(m.requestTimeout))
-		defer func() { _ = c.SetReadDeadline(time.Time{}) }()
+	if s.m.requestTimeout > 0 && body != http.NoBody {
+		_ = s.c.SetReadDeadline(deadline(s.m.requestTimeout))
+		defer func() { _ = s.c.SetReadDeadline(time.Time{}) }()
 	}
-	var watch *watcher
-	if body == http.NoBody {
-		watch = watchClient(c, br, cancel)
-		w.watch = watch
-	}
-	m.server.ServeHTTP(w, req.WithContext(ctx))
-	if watch != nil {
-		watch.stop()
-	}
-	if w.hijacked || w.broken {
+	st.begin(w, req)
+	s.clock.begin(st)
+	out := s.answer(st)
+	s.clock.end()
+	switch {
+	case !out:
+		return false
+	case body == http.NoBody:
+		return !w.closeAfter
+	case !st.received.shut(s.c):
+		s.linger(s.br)
+		return false
+	case st.received.ended.Load() != nil:
+		return !w.closeAfter
+	case w.closeAfter, !discard(body, 256<<10):
+		s.linger(body)
 		return false
 	}
-	if w.finish() != nil || w.closeAfter {
-		if w.lingering {
-			_ = discard(body, 64<<10)
-		}
-		return false
-	}
-	return body == http.NoBody || discard(body, 256<<10)
+	return true
+}
+
+// answer serves the request and writes the rest of its answer. It reports whether the connection can go on.
+func (s *h1Server) answer(st *Stream) bool {
+	s.m.serving.Add(1)
+	defer s.m.serving.Add(-1)
+	st.serve()
+	w := &st.h1
+	return !w.hijacked && !w.broken && w.finish() == nil
+}
+
+// linger reads a little of what the client may still be sending, so that the close does not cost it the answer.
+func (s *h1Server) linger(r io.Reader) {
+	_ = s.c.SetReadDeadline(time.Now().Add(time.Second))
+	_ = discard(r, 64<<10)
 }
 
 func isDraining(c *network.Conn) bool {
@@ -97,35 +129,9 @@ func isDraining(c *network.Conn) bool {
 	}
 }
 
-func wantsClose(h http.Header) bool {
-	return httpguts.HeaderValuesContainsToken(h["Connection"], "close")
-}
-
-// acceptable applies the checks that Go's parser leaves to the server.
-func (m *Manager) acceptable(r *http.Request) error {
-	if !r.ProtoAtLeast(1, 1) && !(m.http10 && r.ProtoAtLeast(1, 0)) {
-		return errUpgradeRequired
-	}
-	if !httpguts.ValidHostHeader(r.Host) {
-		return errors.New("malformed host header")
-	}
-	for k, vs := range r.Header {
-		if !httpguts.ValidHeaderFieldName(k) {
-			return errors.New("malformed header name")
-		}
-		for _, v := range vs {
-			if !httpguts.ValidHeaderFieldValue(v) {
-				return errors.New("malformed header value")
-			}
-		}
-	}
-	return nil
-}
-
-var errUpgradeRequired = errors.New("HTTP/1.1 is required")
-
 // badRequest answers bytes that are no acceptable request and logs them; the connection is then closed.
-func (m *Manager) badRequest(c *network.Conn, bw *bufio.Writer, err error) {
+func (s *h1Server) badRequest(err error) {
+	m := s.m
 	var ne net.Error
 	status, details := http.StatusBadRequest, "http1.codec_error"
 	switch {
@@ -133,17 +139,17 @@ func (m *Manager) badRequest(c *network.Conn, bw *bufio.Writer, err error) {
 		return
 	case errors.As(err, &ne) && ne.Timeout():
 		status, details = http.StatusRequestTimeout, "request_header_timeout"
-	case errors.Is(err, upstream.ErrHeadTooLarge):
+	case errors.Is(err, http1.ErrTooLarge):
 		status, details = http.StatusRequestHeaderFieldsTooLarge, "http1.headers_too_large"
-	case errors.Is(err, errUpgradeRequired):
+	case errors.Is(err, http1.ErrVersion):
 		status, details = http.StatusUpgradeRequired, "low_version"
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	fmt.Fprintf(bw, "HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status, http.StatusText(status))
-	_ = bw.Flush()
+	_ = s.c.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	_, _ = fmt.Fprintf(s.bw, "HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status, http.StatusText(status))
+	_ = s.bw.Flush()
 	m.stats.total.Inc()
 	m.stats.status[4].Inc()
-	e := m.connEntry(c)
+	e := m.connEntry(s.c)
 	e.ResponseCode, e.ResponseCodeDetails, e.Flags = status, details, accesslog.DownstreamProtocolError
 	for _, l := range m.loggers {
 		l.Log(e)
@@ -160,50 +166,4 @@ type continueBody struct {
 func (b *continueBody) Read(p []byte) (int, error) {
 	b.once.Do(func() { b.w.interim() })
 	return b.ReadCloser.Read(p)
-}
-
-// watcher notices a client that goes away while it waits for a response. Requests that are answered soon cost a timer.
-type watcher struct {
-	conn    *network.Conn
-	timer   *time.Timer
-	mu      sync.Mutex
-	stopped bool
-	done    chan struct{}
-}
-
-const watchAfter = 50 * time.Millisecond
-
-func watchClient(c *network.Conn, br *bufio.Reader, gone context.CancelFunc) *watcher {
-	w := &watcher{conn: c}
-	w.timer = time.AfterFunc(watchAfter, func() {
-		w.mu.Lock()
-		if w.stopped {
-			w.mu.Unlock()
-			return
-		}
-		w.done = make(chan struct{})
-		w.mu.Unlock()
-		defer close(w.done)
-		_, err := br.Peek(1)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if err != nil && !w.stopped {
-			gone()
-		}
-	})
-	return w
-}
-
-func (w *watcher) stop() {
-	w.timer.Stop()
-	w.mu.Lock()
-	w.stopped = true
-	done := w.done
-	w.mu.Unlock()
-	if done == nil {
-		return
-	}
-	_ = w.conn.SetReadDeadline(time.Unix(1, 0))
-	<-done
-	_ = w.conn.SetReadDeadline(time.Time{})
 }

@@ -1,27 +1,23 @@
 package hcm
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
 )
 
-// h1Response writes one HTTP/1 response. Trailers are set on the header map with http.TrailerPrefix, as with net/http.
+// h1Response writes one HTTP/1 response.
 type h1Response struct {
-	conn   *network.Conn
-	br     *bufio.Reader
-	bw     *bufio.Writer
+	server *h1Server
 	req    *http.Request
-	header http.Header
 	mu     sync.Mutex // the head against an interim response
 
+	header     http.Header // for Header: nobody sets headers here but net/http's own functions
+	trailer    http.Header
+	names      http1.Names // of headers, where the upstream's were kept
 	status     int
 	chunked    bool
 	noBody     bool
@@ -30,8 +26,7 @@ type h1Response struct {
 	closeAfter bool
 	hijacked   bool
 	broken     bool
-	lingering  bool // the client may still be sending
-	watch      *watcher
+	over       bool // the writer is somebody else's
 	err        error
 }
 
@@ -41,64 +36,63 @@ var (
 )
 
 // Header implements http.ResponseWriter.
-func (w *h1Response) Header() http.Header { return w.header }
+func (w *h1Response) Header() http.Header {
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *h1Response) WriteHeader(status int) { w.head(status, w.Header(), -1) }
 
 // interim tells the client to go on, unless the response has begun.
 func (w *h1Response) interim() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.status == 0 {
-		upstream.Put(w.bw, "HTTP/1.1 100 Continue\r\n\r\n")
-		_ = w.bw.Flush()
+	if w.status == 0 && !w.over {
+		_, _ = w.server.bw.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
+		_ = w.server.bw.Flush()
 	}
 }
 
-// WriteHeader implements http.ResponseWriter.
-func (w *h1Response) WriteHeader(status int) {
+// head writes the head. length is that of the body, -1 where it is not known.
+func (w *h1Response) head(status int, h http.Header, length int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.status != 0 {
 		return
 	}
-	w.status, w.length = status, -1
+	w.status, w.length = status, length
 	w.noBody = w.req.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
-	if cl := w.header["Content-Length"]; len(cl) == 1 {
-		if n, err := strconv.ParseInt(cl[0], 10, 64); err == nil && n >= 0 {
-			w.length = n
-		}
-	}
-	w.lingering = w.req.Body != nil && w.req.Body != http.NoBody
-	if isDraining(w.conn) {
+	if isDraining(w.server.c) {
 		w.closeAfter = true
 	}
-	b := w.bw
-	upstream.Put(b, "HTTP/1.1 ")
-	upstream.Put(b, strconv.Itoa(status))
-	_ = b.WriteByte(' ')
-	upstream.Put(b, http.StatusText(status))
-	upstream.Put(b, "\r\n")
-	for name, values := range w.header {
-		if name == "Content-Length" || upstream.IsHop(name) || strings.HasPrefix(name, http.TrailerPrefix) {
-			continue
+	b := w.server.bw
+	http1.WriteStatus(b, status)
+	for name, values := range h {
+		if !http1.IsHop(name) {
+			http1.WriteFieldAs(b, w.names.Name(name), values)
 		}
-		upstream.WriteHeaders(b, http.Header{name: values})
 	}
 	switch {
-	case w.length >= 0:
-		upstream.Put(b, "content-length: ")
-		upstream.Put(b, strconv.FormatInt(w.length, 10))
-		upstream.Put(b, "\r\n")
+	case length >= 0 && status != http.StatusNoContent && status != http.StatusNotModified:
+		http1.WriteLengthAs(b, w.names.Name("Content-Length"), length)
 	case w.noBody:
 	case w.req.ProtoAtLeast(1, 1):
 		w.chunked = true
-		upstream.Put(b, "transfer-encoding: chunked\r\n")
+		_, _ = b.WriteString(w.names.Name("Transfer-Encoding"))
+		_, _ = b.WriteString(": chunked\r\n")
 	default:
 		w.closeAfter = true
 	}
-	if w.closeAfter {
-		upstream.Put(b, "connection: close\r\n")
+	switch {
+	case w.closeAfter:
+		_, _ = b.WriteString("connection: close\r\n")
+	case !w.req.ProtoAtLeast(1, 1):
+		_, _ = b.WriteString("connection: keep-alive\r\n")
 	}
-	upstream.Put(b, "\r\n")
+	_, _ = b.WriteString("\r\n")
 }
 
 // Write implements http.ResponseWriter.
@@ -114,11 +108,11 @@ func (w *h1Response) Write(p []byte) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	if w.chunked {
-		upstream.WriteChunk(w.bw, p)
+		http1.WriteChunk(w.server.bw, p)
 		w.written += int64(len(p))
 		return len(p), w.err
 	}
-	n, err := w.bw.Write(p)
+	n, err := w.server.bw.Write(p)
 	w.written += int64(n)
 	if err != nil {
 		w.err = err
@@ -128,9 +122,16 @@ func (w *h1Response) Write(p []byte) (int, error) {
 
 // Flush implements http.Flusher.
 func (w *h1Response) Flush() {
-	if err := w.bw.Flush(); err != nil {
+	if err := w.server.bw.Flush(); err != nil {
 		w.err = err
 	}
+}
+
+// close keeps an interim response from coming after the end.
+func (w *h1Response) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
 }
 
 // finish ends the message. An error means that the connection cannot be used again.
@@ -138,16 +139,15 @@ func (w *h1Response) finish() error {
 	if w.status == 0 {
 		return errors.New("no response")
 	}
+	b := w.server.bw
 	if w.chunked {
-		upstream.Put(w.bw, "0\r\n")
-		for name, values := range w.header {
-			if t, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
-				upstream.WriteHeaders(w.bw, http.Header{t: values})
-			}
+		_, _ = b.WriteString("0\r\n")
+		for name, values := range w.trailer {
+			http1.WriteField(b, name, values)
 		}
-		upstream.Put(w.bw, "\r\n")
+		_, _ = b.WriteString("\r\n")
 	}
-	if err := w.bw.Flush(); err != nil {
+	if err := b.Flush(); err != nil {
 		return err
 	}
 	if w.length >= 0 && !w.noBody && w.written < w.length {
@@ -158,40 +158,36 @@ func (w *h1Response) finish() error {
 
 // abort makes the client see that the response is incomplete: the connection closes without the end of the message.
 func (w *h1Response) abort() {
-	_ = w.bw.Flush()
+	_ = w.server.bw.Flush()
 	w.broken = true
 }
 
 // hijack sends the head of a 101 response and gives the byte stream over.
 func (w *h1Response) hijack(status int, h http.Header) (io.ReadWriteCloser, error) {
-	if w.watch != nil {
-		w.watch.stop() // the client's bytes are read by somebody else from now on
-	}
+	w.server.clock.leave() // the client's bytes are read by somebody else from now on
 	w.hijacked, w.status = true, status
-	b := w.bw
-	upstream.Put(b, "HTTP/1.1 ")
-	upstream.Put(b, strconv.Itoa(status))
-	_ = b.WriteByte(' ')
-	upstream.Put(b, http.StatusText(status))
-	upstream.Put(b, "\r\n")
-	upstream.WriteHeaders(b, h)
-	upstream.Put(b, "\r\n")
+	b := w.server.bw
+	http1.WriteStatus(b, status)
+	for name, values := range h {
+		http1.WriteField(b, name, values)
+	}
+	_, _ = b.WriteString("\r\n")
 	if err := b.Flush(); err != nil {
 		return nil, err
 	}
-	return &rawClient{w}, nil
+	return &rawClient{w.server}, nil
 }
 
 // rawClient is the client's byte stream after an upgrade.
-type rawClient struct{ w *h1Response }
+type rawClient struct{ s *h1Server }
 
-func (r *rawClient) Read(p []byte) (int, error)  { return r.w.br.Read(p) }
-func (r *rawClient) Write(p []byte) (int, error) { return r.w.conn.Write(p) }
-func (r *rawClient) Close() error                { return r.w.conn.Close() }
+func (r *rawClient) Read(p []byte) (int, error)  { return r.s.br.Read(p) }
+func (r *rawClient) Write(p []byte) (int, error) { return r.s.c.Write(p) }
+func (r *rawClient) Close() error                { return r.s.c.Close() }
 
 // CloseWrite passes on the end of the upstream's stream.
 func (r *rawClient) CloseWrite() error {
-	if cw, ok := r.w.conn.Conn.(interface{ CloseWrite() error }); ok {
+	if cw, ok := r.s.c.Conn.(interface{ CloseWrite() error }); ok {
 		return cw.CloseWrite()
 	}
 	return nil

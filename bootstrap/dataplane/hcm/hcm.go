@@ -9,31 +9,42 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/tracing"
 )
 
 // Logger takes finished requests or connections.
 type Logger interface{ Log(*accesslog.Entry) }
 
-// Env is what all connection managers of one proxy share. All fields are required.
+// Env is what all connection managers of one proxy share. All fields are required but those about identity and tracing.
 type Env struct {
 	Clusters *cluster.Manager
 	Routes   *RouteStore
 	Stats    *stats.Registry
 	Log      *slog.Logger
 	Self     *peer.Info
+	Node     string // the bootstrap node's cluster
+	Peers    *peer.Cache
+	Identity *corev3.Node                   // the bootstrap node
+	Logger   func(part string) *slog.Logger // of one part of the proxy, instead of Log
+	Tracers  *tracing.Tracers
+	Tracing  *tracev3.Tracing_Http // where a connection manager names no provider
 }
 
 // Manager serves HTTP on the connections of one filter chain. It implements network.Terminal.
@@ -46,6 +57,8 @@ type Manager struct {
 	rds        string
 	rdsTimeout time.Duration
 	filters    []filter
+	waits      []tlsctx.Wait // of filters
+	disabled   uint64        // filters, by index, that only a route can switch on
 	loggers    []Logger
 
 	serverName      string
@@ -67,15 +80,26 @@ type Manager struct {
 	upgrades        map[string]bool
 	suppressHeaders bool
 	http10          bool
+	respectExpected bool // a timeout that a proxy before this one has worked out counts
+	stripDot        bool
+	via             string
+	keepNames       bool           // of HTTP/1 headers
+	internal        []netip.Prefix // clients that may steer the router
+	alpn            func(c *cluster.Cluster, major int) []string
+	grpcMessages    bool // a filter counts messages
+	childSpans      bool // the router makes a span of each attempt
+	tracing         *tracer
 
 	idle, headersTimeout, requestTimeout time.Duration
 	streamIdle, maxStream                time.Duration
+	maxAge                               time.Duration // of a connection, 0 for none
 	maxHeaderBytes                       int
 	underscores                          int // 0 allow, 1 reject, 2 drop
 	h2                                   h2Settings
 
-	stats  *httpStats
-	server http.Handler
+	stats   *httpStats
+	serving atomic.Int64 // requests whose answers are not out yet
+	server  http.Handler
 }
 
 type h2Settings struct {
@@ -83,14 +107,7 @@ type h2Settings struct {
 	streamWindow, window int32
 }
 
-type httpStats struct {
-	total, http1, http2, reset *stats.Counter
-	status                     [6]*stats.Counter
-	active                     *stats.Gauge
-	duration                   *stats.Histogram
-}
-
-const hcmFields = "codec_type stat_prefix rds route_config http_filters add_user_agent common_http_protocol_options " +
+const hcmFields = "codec_type stat_prefix rds route_config http_filters common_http_protocol_options " +
 	"http_protocol_options http2_protocol_options server_name server_header_transformation max_request_headers_kb " +
 	"stream_idle_timeout request_timeout request_headers_timeout drain_timeout delayed_close_timeout access_log " +
 	"use_remote_address xff_num_trusted_hops skip_xff_append via generate_request_id preserve_external_request_id " +
@@ -112,7 +129,7 @@ func Compile(p *hcmv3.HttpConnectionManager, env *Env, dir network.Direction, lo
 		keepRequestID: p.GetPreserveExternalRequestId(), requestIDInResp: p.GetAlwaysSetRequestIdInResponse(),
 		xfcc: p.GetForwardClientCertDetails(), xfccSet: p.GetSetCurrentClientCertDetails(),
 		normalize: p.GetNormalizePath().GetValue(), mergeSlashes: p.GetMergeSlashes(), escaped: p.GetPathWithEscapedSlashesAction(),
-		stripAnyPort: p.GetStripAnyHostPort(), stripMatching: p.GetStripMatchingHostPort(), upgrades: map[string]bool{},
+		stripAnyPort: p.GetStripAnyHostPort(), stripMatching: p.GetStripMatchingHostPort(), stripDot: p.GetStripTrailingHostDot(), via: p.GetVia(), upgrades: map[string]bool{},
 		idle: time.Hour, streamIdle: 5 * time.Minute, maxHeaderBytes: 60 << 10,
 	}
 	if m.serverName == "" {
@@ -121,13 +138,24 @@ func Compile(p *hcmv3.HttpConnectionManager, env *Env, dir network.Direction, lo
 	if m.codec == hcmv3.HttpConnectionManager_HTTP3 {
 		return nil, fields.Unsupported(p, "codec_type", "HTTP3")
 	}
+	ranges := p.GetInternalAddressConfig()
+	if err := fields.Check(ranges, "cidr_ranges"); err != nil {
+		return nil, err
+	}
+	for _, r := range ranges.GetCidrRanges() {
+		pre, err := match.Prefix(r)
+		if err != nil {
+			return nil, fmt.Errorf("internal_address_config: %w", err)
+		}
+		m.internal = append(m.internal, pre)
+	}
 	for _, u := range p.GetUpgradeConfigs() {
 		if len(u.GetFilters()) > 0 {
 			return nil, fields.Unsupported(u, "filters", "")
 		}
 		m.upgrades[lowerASCII(u.GetUpgradeType())] = u.GetEnabled() == nil || u.GetEnabled().GetValue()
 	}
-	for _, step := range []func(*hcmv3.HttpConnectionManager) error{m.setProtocol, m.setRoutes, m.setFilters, m.setExtensions} {
+	for _, step := range []func(*hcmv3.HttpConnectionManager) error{m.setProtocol, m.setRoutes, m.setFilters, m.setTracing} {
 		if err := step(p); err != nil {
 			return nil, err
 		}
@@ -147,13 +175,13 @@ func (m *Manager) setProtocol(p *hcmv3.HttpConnectionManager) error {
 	m.requestTimeout = p.GetRequestTimeout().AsDuration()
 	m.headersTimeout = p.GetRequestHeadersTimeout().AsDuration()
 	c := p.GetCommonHttpProtocolOptions()
-	if err := fields.Check(c, "idle_timeout max_stream_duration headers_with_underscores_action"); err != nil {
+	if err := fields.Check(c, "idle_timeout max_stream_duration max_connection_duration headers_with_underscores_action"); err != nil {
 		return err
 	}
 	if d := c.GetIdleTimeout(); d != nil {
 		m.idle = d.AsDuration()
 	}
-	m.maxStream = c.GetMaxStreamDuration().AsDuration()
+	m.maxStream, m.maxAge = c.GetMaxStreamDuration().AsDuration(), c.GetMaxConnectionDuration().AsDuration()
 	m.underscores = int(c.GetHeadersWithUnderscoresAction())
 	h1 := p.GetHttpProtocolOptions()
 	const known1 = "accept_http_10 header_key_format allow_absolute_url override_stream_error_on_invalid_http_message"
@@ -161,8 +189,12 @@ func (m *Manager) setProtocol(p *hcmv3.HttpConnectionManager) error {
 		return err
 	}
 	m.http10 = h1.GetAcceptHttp_10()
+	var err error
+	if m.keepNames, err = cluster.KeepsNames(h1); err != nil {
+		return err
+	}
 	h2 := p.GetHttp2ProtocolOptions()
-	const known2 = "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect"
+	const known2 = "max_concurrent_streams initial_stream_window_size initial_connection_window_size"
 	if err := fields.Check(h2, known2); err != nil {
 		return err
 	}
@@ -198,35 +230,12 @@ func (m *Manager) setRoutes(p *hcmv3.HttpConnectionManager) error {
 	return nil
 }
 
-func (m *Manager) setExtensions(p *hcmv3.HttpConnectionManager) error {
-	if e := p.GetRequestIdExtension().GetTypedConfig(); e != nil && e.GetTypeUrl() != registry.UUIDRequestID {
-		return fields.UnsupportedType("request id extension", "", e.GetTypeUrl())
-	}
-	// Spans are not reported; trace headers pass through. See the package doc of dataplane.
-	return nil
-}
-
 // RouteName returns the name of the route configuration that comes by RDS, or "".
 func (m *Manager) RouteName() string { return m.rds }
 
 // Waits lists what must have arrived before requests can be routed.
 func (m *Manager) Waits() []tlsctx.Wait {
-	return []tlsctx.Wait{{Ready: m.table.ready, Timeout: m.rdsTimeout}}
-}
-
-func (m *Manager) setStats() {
-	sc := stats.Scope{
-		Name: "http." + m.name, Family: "envoy_http", Labels: stats.Label("http_conn_manager_prefix", m.name),
-	}
-	r := m.env.Stats
-	m.stats = &httpStats{
-		total: r.Counter(sc, "downstream_rq_total"), http1: r.Counter(sc, "downstream_cx_http1_total"),
-		http2: r.Counter(sc, "downstream_cx_http2_total"), reset: r.Counter(sc, "downstream_rq_rx_reset"),
-		active: r.Gauge(sc, "downstream_rq_active"), duration: r.Histogram(sc, "downstream_rq_time"),
-	}
-	for i := 1; i < 6; i++ {
-		m.stats.status[i] = r.Counter(sc, fmt.Sprintf("downstream_rq_%dxx", i))
-	}
+	return append([]tlsctx.Wait{{Ready: m.table.ready, Timeout: m.rdsTimeout}}, m.waits...)
 }
 
 // InlineRoutes returns the route configuration that stands in the listener itself, or nil.

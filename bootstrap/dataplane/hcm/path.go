@@ -11,11 +11,11 @@ import (
 // upstream see.
 func (s *Stream) normalizePath() *reply {
 	m := s.m
+	if strings.IndexByte(s.path, '#') >= 0 {
+		return &reply{status: http.StatusBadRequest, details: "path_normalization_failed"} // a fragment stays with the client
+	}
 	bare, query, hasQuery := strings.Cut(s.path, "?")
 	was := bare
-	if i := strings.IndexByte(bare, '#'); i >= 0 {
-		bare, hasQuery = bare[:i], false // a fragment has no business here, nor has what follows it
-	}
 	if m.escaped != hcmv3.HttpConnectionManager_KEEP_UNCHANGED && m.escaped != 0 && hasEscapedSlash(bare) {
 		switch m.escaped {
 		case hcmv3.HttpConnectionManager_REJECT_REQUEST:
@@ -89,26 +89,48 @@ func removeDots(p string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// decodeUnreserved decodes %XX of characters that never need escaping (RFC 3986, 2.3).
+// decodeUnreserved decodes %XX of characters that never need escaping (RFC 3986, 2.3). A percent sign that begins no
+// escape must not begin one afterwards, or the next decoder would see what rules have not: it is escaped then.
 func decodeUnreserved(p string) string {
 	if !strings.Contains(p, "%") {
 		return p
 	}
-	var b strings.Builder
+	out := make([]byte, 0, len(p))
+	lone := -1 // where out has the latest percent sign that begins no escape
 	for i := 0; i < len(p); i++ {
-		if p[i] == '%' && i+2 < len(p) {
-			hi, lo := unhex(p[i+1]), unhex(p[i+2])
-			if hi >= 0 && lo >= 0 {
-				if c := byte(hi<<4 | lo); unreserved(c) {
-					b.WriteByte(c)
-					i += 2
-					continue
-				}
+		c := p[i]
+		if c == '%' {
+			d, ok := escaped(p[i:])
+			switch {
+			case ok && unreserved(d):
+				c = d
+				i += 2
+			case ok:
+				out = append(out, p[i:i+3]...)
+				i += 2
+				continue
+			default:
+				lone = len(out)
 			}
 		}
-		b.WriteByte(p[i])
+		out = append(out, c)
+		if lone >= 0 && len(out) == lone+3 {
+			if _, ok := escaped(string(out[lone:])); ok {
+				out = append(out[:lone], '%', '2', '5', out[lone+1], c)
+			}
+			lone = -1
+		}
 	}
-	return b.String()
+	return string(out)
+}
+
+// escaped decodes the escape that p begins with.
+func escaped(p string) (byte, bool) {
+	if len(p) < 3 || p[0] != '%' {
+		return 0, false
+	}
+	hi, lo := unhex(p[1]), unhex(p[2])
+	return byte(hi<<4 | lo), hi >= 0 && lo >= 0
 }
 
 func unhex(c byte) int {

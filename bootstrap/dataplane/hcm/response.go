@@ -1,11 +1,16 @@
 package hcm
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,18 +22,11 @@ import (
 func (s *Stream) writeHead(status int, h http.Header, length int64, fromUpstream bool) {
 	s.status = status
 	m := s.m
-	for i := len(m.filters) - 1; i >= 0; i-- {
-		if f := m.filters[i].response; f != nil {
-			f(s, status, h)
-		}
-	}
-	if s.route != nil {
-		if s.weighted != nil {
-			s.weighted.ops.response(s, h)
-		}
-		s.route.ops.response(s, h)
-		s.route.vhost.headers.response(s, h)
-		s.table.headers.response(s, h)
+	s.respHeader = h // rules may refer to what the upstream has sent
+	s.responseOps(h)
+	s.respond(status, h)
+	if s.span != nil {
+		s.traceResponse(h)
 	}
 	switch m.serverTransform {
 	case hcmv3.HttpConnectionManager_OVERWRITE:
@@ -46,6 +44,16 @@ func (s *Stream) writeHead(status int, h http.Header, length int64, fromUpstream
 			h["X-Request-Id"] = id
 		}
 	}
+	appendVia(h, m.via)
+	s.respHeader = h
+	s.wroteHeader = true
+	if w, ok := s.w.(*h1Response); ok {
+		if fromUpstream {
+			w.names = s.trace.Answer
+		}
+		w.head(status, h, length)
+		return
+	}
 	dst := s.w.Header()
 	for k, v := range h {
 		dst[k] = v
@@ -56,9 +64,20 @@ func (s *Stream) writeHead(status int, h http.Header, length int64, fromUpstream
 	if length >= 0 && status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified {
 		dst["Content-Length"] = []string{strconv.FormatInt(length, 10)}
 	}
-	s.respHeader = h
-	s.wroteHeader = true
 	s.w.WriteHeader(status)
+}
+
+// setTrailer hands the trailers over, after the body.
+func (s *Stream) setTrailer(t http.Header) {
+	s.respTrailer = t
+	if w, ok := s.w.(*h1Response); ok {
+		w.trailer = t
+		return
+	}
+	dst := s.w.Header()
+	for k, v := range t {
+		dst[http.TrailerPrefix+k] = v
+	}
 }
 
 var dateCache atomic.Pointer[dated]
@@ -80,6 +99,9 @@ func httpDate() string {
 
 // requestPath gives :path as the client sent it.
 func requestPath(r *http.Request) string {
+	if r.Method == http.MethodConnect {
+		return "" // the target is the authority
+	}
 	p := r.RequestURI
 	if p == "" {
 		p = r.URL.RequestURI()
@@ -98,18 +120,88 @@ type countingBody struct {
 	n     atomic.Uint64
 	want  int64 // -1 for an unknown length
 	ended atomic.Pointer[time.Time]
-	moved func()
+	mu    sync.Mutex
+	after []func() // to run at the end
+	// frames counts gRPC messages where somebody wants to know; nil else.
+	frames *frames
+
+	stream  *Stream
+	reading sync.Mutex // held by whoever reads
+	closed  atomic.Bool
+}
+
+// onEnd runs fn when the last byte has come, which may have been before.
+func (b *countingBody) onEnd(fn func()) {
+	b.mu.Lock()
+	over := b.ended.Load() != nil
+	if !over {
+		b.after = append(b.after, fn)
+	}
+	b.mu.Unlock()
+	if over {
+		fn()
+	}
+}
+
+func (b *countingBody) end() {
+	now := time.Now()
+	b.mu.Lock()
+	b.ended.CompareAndSwap(nil, &now)
+	fns := b.after
+	b.after = nil
+	b.mu.Unlock()
+	for _, fn := range fns {
+		fn()
+	}
+}
+
+// shut takes the body away from whoever may still be reading it. It reports false where somebody was: how far the body
+// got is then not known.
+func (b *countingBody) shut(c net.Conn) bool {
+	b.closed.Store(true)
+	if b.reading.TryLock() {
+		b.reading.Unlock()
+		return true
+	}
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	return false
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.ReadCloser.Read(p)
 	total := b.n.Add(uint64(n))
-	if err == io.EOF || (n > 0 && b.want >= 0 && total == uint64(b.want)) {
-		now := time.Now()
-		b.ended.CompareAndSwap(nil, &now)
+	if b.frames != nil {
+		b.frames.feed(p[:n])
 	}
-	b.moved()
+	if err == io.EOF || (n > 0 && b.want >= 0 && total == uint64(b.want)) {
+		b.end()
+	} else if err != nil {
+		b.stream.stop(b.stream.uploadFailure(err))
+	}
+	b.stream.moved()
 	return n, err
+}
+
+// uploadFailure says why the request's body cannot be read on. Whatever it is, the upstream is not to blame.
+func (s *Stream) uploadFailure(err error) error {
+	var ne net.Error
+	switch {
+	case s.req.ProtoMajor != 1, errors.Is(err, io.ErrUnexpectedEOF):
+		return context.Canceled
+	case errors.As(err, &ne):
+		if ne.Timeout() {
+			return errRequest
+		}
+		return context.Canceled
+	}
+	return errMalformed
 }
 
 // requestEnd is when the last byte of the request came, zero where bytes are missing or nobody has read them.
@@ -127,13 +219,33 @@ func isGRPCType(ct string) bool {
 
 // grpcReply turns a local reply into the trailers-only form that gRPC clients understand.
 func grpcReply(r *reply) http.Header {
-	code := map[int]string{400: "13", 401: "16", 403: "7", 404: "12", 429: "14", 502: "14", 503: "14", 504: "14"}[r.status]
+	code := r.grpc
+	if code == "" {
+		code = map[int]string{400: "13", 401: "16", 403: "7", 404: "12", 429: "14", 502: "14", 503: "14", 504: "14"}[r.status]
+	}
 	if code == "" {
 		code = "2"
 	}
-	h := http.Header{"Content-Type": {"application/grpc"}, "Grpc-Status": {code}}
+	h := r.header
+	if h == nil {
+		h = http.Header{}
+	}
+	h["Content-Type"], h["Grpc-Status"] = []string{"application/grpc"}, []string{code}
 	if r.body != "" {
-		h["Grpc-Message"] = []string{url.PathEscape(r.body)}
+		h["Grpc-Message"] = []string{grpcMessage(r.body)}
 	}
 	return h
+}
+
+// grpcMessage encodes text as gRPC wants it in a header.
+func grpcMessage(text string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		if c := text[i]; c >= ' ' && c <= '~' && c != '%' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }

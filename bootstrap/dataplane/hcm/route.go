@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"regexp"
 	"strings"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -20,9 +18,11 @@ import (
 type route struct {
 	name      string
 	vhost     *virtualHost
-	path      func(path string) bool // path without query
+	path      func(path string) bool // path without query; nil matches CONNECT requests
 	headers   func(get func(string) []string) bool
 	query     []func(rawQuery string) bool
+	metadata  []func(match.Lookup) bool // dynamic metadata
+	state     []func(*Stream) bool      // filter state
 	fraction  func() bool
 	grpc      bool
 	forward   *forwardAction
@@ -30,8 +30,10 @@ type route struct {
 	direct    *directAction
 	ops       headerOps
 	perFilter map[string]any
-	metadata  *corev3.Metadata
+	about     *corev3.Metadata
 	decorator string
+	propagate bool // the decorator goes to the other side's proxy
+	tracing   *routeTracing
 	prefix    string // the matched prefix, for prefix rewrites
 	isPrefix  bool
 }
@@ -40,14 +42,19 @@ const (
 	routeFields = "name match route redirect direct_response metadata decorator request_headers_to_add " +
 		"request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config tracing stat_prefix"
 	matchFields = "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive headers query_parameters " +
-		"runtime_fraction grpc"
+		"runtime_fraction grpc dynamic_metadata filter_state connect_matcher"
 )
 
 func compileRoute(r *routev3.Route, h *virtualHost) (*route, error) {
 	if err := fields.Check(r, routeFields); err != nil {
 		return nil, err
 	}
-	out := &route{name: r.GetName(), vhost: h, metadata: r.GetMetadata(), decorator: r.GetDecorator().GetOperation()}
+	out := &route{name: r.GetName(), vhost: h, about: r.GetMetadata(), decorator: r.GetDecorator().GetOperation()}
+	out.propagate = r.GetDecorator().GetPropagate() == nil || r.GetDecorator().GetPropagate().GetValue()
+	var terr error
+	if out.tracing, terr = compileRouteTracing(r.GetTracing()); terr != nil {
+		return nil, terr
+	}
 	if err := out.setMatch(r.GetMatch()); err != nil {
 		return nil, err
 	}
@@ -64,7 +71,7 @@ func compileRoute(r *routev3.Route, h *virtualHost) (*route, error) {
 	case *routev3.Route_Redirect:
 		out.redirect, err = compileRedirect(a.Redirect)
 	case *routev3.Route_DirectResponse:
-		out.direct, err = compileDirect(a.DirectResponse)
+		out.direct, err = compileDirect(a.DirectResponse, h.maxDirect)
 	default:
 		err = fields.Unsupported(r, fmt.Sprintf("action (%T)", a), "")
 	}
@@ -81,7 +88,6 @@ func (r *route) setMatch(m *routev3.RouteMatch) error {
 		r.prefix, r.isPrefix = p.Prefix, true
 		r.path = prefixMatcher(p.Prefix, fold)
 	case *routev3.RouteMatch_Path:
-		r.prefix = p.Path
 		if fold {
 			r.path = func(s string) bool { return strings.EqualFold(s, p.Path) }
 		} else {
@@ -104,6 +110,7 @@ func (r *route) setMatch(m *routev3.RouteMatch) error {
 			return err
 		}
 		r.path = f
+	case *routev3.RouteMatch_ConnectMatcher_:
 	default:
 		return fields.Unsupported(m, fmt.Sprintf("path_specifier (%T)", p), "")
 	}
@@ -120,6 +127,20 @@ func (r *route) setMatch(m *routev3.RouteMatch) error {
 			return err
 		}
 		r.query = append(r.query, f)
+	}
+	for _, d := range m.GetDynamicMetadata() {
+		f, err := match.Metadata(d)
+		if err != nil {
+			return err
+		}
+		r.metadata = append(r.metadata, f)
+	}
+	for _, fs := range m.GetFilterState() {
+		f, err := match.FilterState(fs)
+		if err != nil {
+			return err
+		}
+		r.state = append(r.state, func(s *Stream) bool { return f(s.FilterState(fs.GetKey())) })
 	}
 	r.grpc = m.GetGrpc() != nil
 	if rf := m.GetRuntimeFraction(); rf != nil {
@@ -149,8 +170,12 @@ func fraction(p *typev3.FractionalPercent) func() bool {
 }
 
 func (r *route) matches(s *Stream, path, query string) bool {
-	if !r.path(path) {
-		return false
+	if r.path == nil {
+		if s.req.Method != http.MethodConnect {
+			return false
+		}
+	} else if path == "" || !r.path(path) {
+		return false // only connect_matcher matches requests without a path
 	}
 	if r.headers != nil && !r.headers(s.headerValues) {
 		return false
@@ -160,7 +185,17 @@ func (r *route) matches(s *Stream, path, query string) bool {
 			return false
 		}
 	}
-	if r.grpc && !strings.HasPrefix(s.req.Header.Get("Content-Type"), "application/grpc") {
+	for _, m := range r.metadata {
+		if !m(s.Metadata) {
+			return false
+		}
+	}
+	for _, m := range r.state {
+		if !m(s) {
+			return false
+		}
+	}
+	if r.grpc && !s.isGRPC() {
 		return false
 	}
 	return r.fraction == nil || r.fraction()
@@ -176,137 +211,4 @@ func (h *virtualHost) find(s *Stream) *route {
 		}
 	}
 	return nil
-}
-
-type redirectAction struct {
-	https, stripQuery          bool
-	scheme, host, path, prefix string
-	port                       uint32
-	regex                      *regexp.Regexp
-	subst                      string
-	code                       int
-	hasPath, hasPrefix         bool
-}
-
-func compileRedirect(a *routev3.RedirectAction) (*redirectAction, error) {
-	const known = "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite " +
-		"response_code strip_query"
-	if err := fields.Check(a, known); err != nil {
-		return nil, err
-	}
-	out := &redirectAction{
-		https: a.GetHttpsRedirect(), scheme: a.GetSchemeRedirect(), host: a.GetHostRedirect(), port: a.GetPortRedirect(),
-		stripQuery: a.GetStripQuery(),
-	}
-	switch p := a.GetPathRewriteSpecifier().(type) {
-	case *routev3.RedirectAction_PathRedirect:
-		out.path, out.hasPath = p.PathRedirect, true
-	case *routev3.RedirectAction_PrefixRewrite:
-		out.prefix, out.hasPrefix = p.PrefixRewrite, true
-	case *routev3.RedirectAction_RegexRewrite:
-		re, err := regexp.Compile(p.RegexRewrite.GetPattern().GetRegex())
-		if err != nil {
-			return nil, fmt.Errorf("regex_rewrite: %w", err)
-		}
-		out.regex, out.subst = re, expandable(p.RegexRewrite.GetSubstitution())
-	}
-	out.code = map[routev3.RedirectAction_RedirectResponseCode]int{
-		routev3.RedirectAction_MOVED_PERMANENTLY:  http.StatusMovedPermanently,
-		routev3.RedirectAction_FOUND:              http.StatusFound,
-		routev3.RedirectAction_SEE_OTHER:          http.StatusSeeOther,
-		routev3.RedirectAction_TEMPORARY_REDIRECT: http.StatusTemporaryRedirect,
-		routev3.RedirectAction_PERMANENT_REDIRECT: http.StatusPermanentRedirect,
-	}[a.GetResponseCode()]
-	return out, nil
-}
-
-// expandable turns RE2's \1 references into those of package regexp.
-func expandable(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && i+1 < len(s) && s[i+1] >= '0' && s[i+1] <= '9':
-			b.WriteString("${" + s[i+1:i+2] + "}")
-			i++
-		case s[i] == '\\' && i+1 < len(s):
-			b.WriteByte(s[i+1])
-			i++
-		case s[i] == '$':
-			b.WriteString("$$")
-		default:
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-// location builds the target of the redirect.
-func (a *redirectAction) location(s *Stream) string {
-	scheme, host := s.scheme, s.authority
-	switch {
-	case a.https:
-		scheme = "https"
-	case a.scheme != "":
-		scheme = a.scheme
-	}
-	name := host
-	if a.host != "" {
-		name = a.host
-	}
-	switch {
-	case a.port != 0:
-		name = stripPort(name) + fmt.Sprintf(":%d", a.port)
-	case scheme != s.scheme && a.host == "":
-		// A default port of the old scheme makes no sense under the new one.
-		if strings.HasSuffix(name, ":80") && s.scheme == "http" || strings.HasSuffix(name, ":443") && s.scheme == "https" {
-			name = stripPort(name)
-		}
-	}
-	path := s.path
-	bare, query, hasQuery := strings.Cut(path, "?")
-	switch {
-	case a.hasPath:
-		path = a.path
-		if hasQuery && !a.stripQuery && !strings.Contains(a.path, "?") {
-			path += "?" + query
-		}
-		return scheme + "://" + name + path
-	case a.hasPrefix:
-		bare = a.prefix + strings.TrimPrefix(bare, s.route.prefix)
-	case a.regex != nil:
-		bare = a.regex.ReplaceAllString(bare, a.subst)
-	}
-	if hasQuery && !a.stripQuery {
-		bare += "?" + query
-	}
-	return scheme + "://" + name + bare
-}
-
-type directAction struct {
-	status int
-	body   string
-}
-
-func compileDirect(a *routev3.DirectResponseAction) (*directAction, error) {
-	if err := fields.Check(a, "status body"); err != nil {
-		return nil, err
-	}
-	out := &directAction{status: int(a.GetStatus())}
-	switch b := a.GetBody().GetSpecifier().(type) {
-	case nil:
-	case *corev3.DataSource_InlineString:
-		out.body = b.InlineString
-	case *corev3.DataSource_InlineBytes:
-		out.body = string(b.InlineBytes)
-	default:
-		return nil, fields.Unsupported(a.GetBody(), fmt.Sprintf("specifier (%T)", b), "")
-	}
-	return out, nil
-}
-
-func durationOr(d interface{ AsDuration() time.Duration }, set bool, def time.Duration) time.Duration {
-	if !set {
-		return def
-	}
-	return d.AsDuration()
 }

@@ -44,10 +44,11 @@ func TestVirtualHosts(t *testing.T) {
 
 func TestUnsupportedRouteFieldsAreNamed(t *testing.T) {
 	for js, want := range map[string]string{
-		`{"match":{"prefix":"/"},"route":{"cluster":"a","requestMirrorPolicies":[{"cluster":"b"}]}}`:              "RouteAction.request_mirror_policies",
-		`{"match":{"prefix":"/"},"route":{"cluster":"a","hashPolicy":[{"header":{"headerName":"x"}}]}}`:           "RouteAction.hash_policy",
-		`{"match":{"connectMatcher":{}},"route":{"cluster":"a"}}`:                                                 "RouteMatch.connect_matcher",
-		`{"match":{"prefix":"/"},"route":{"cluster":"a","retryPolicy":{"retryOn":"http3-post-connect-failure"}}}`: "RetryPolicy.retry_on",
+		`{"match":{"prefix":"/"},"route":{"cluster":"a","internalRedirectPolicy":{}}}`:                "RouteAction.internal_redirect_policy",
+		`{"match":{"prefix":"/"},"route":{"cluster":"a","hedgePolicy":{"initialRequests":2}}}`:        "RouteAction.hedge_policy",
+		`{"match":{"prefix":"/","tlsContext":{}},"route":{"cluster":"a"}}`:                            "RouteMatch.tls_context",
+		`{"match":{"prefix":"/"},"route":{"cluster":"a","hashPolicy":[{"filterState":{"key":"x"}}]}}`: "HashPolicy.policy_specifier",
+		`{"match":{"prefix":"/"},"route":{"cluster":"a","retryPolicy":{"retryOn":"sometimes"}}}`:      "RetryPolicy.retry_on",
 	} {
 		r := &routev3.Route{}
 		must(t, protojson.Unmarshal([]byte(js), r))
@@ -77,7 +78,13 @@ func TestPathNormalization(t *testing.T) {
 		{in: `/a\b`, want: "/a/b"},
 		{in: "/a%2Fb", want: "/a/b", escaped: hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD},
 		{in: "/a%2fb", reject: true, escaped: hcmv3.HttpConnectionManager_REJECT_REQUEST},
-		{in: "/a#frag?x", want: "/a"},
+		{in: "/a#frag?x", reject: true},
+		{in: "/a?x#frag", reject: true},
+		{in: "/a/%%32e%%32e/b", want: "/a/%252e%252e/b"},
+		{in: "/a/%%32%65%2%65/b", want: "/a/%252e%252e/b"},
+		{in: "/a%%32fb", want: "/a%252fb", escaped: hcmv3.HttpConnectionManager_REJECT_REQUEST},
+		{in: "/a%%35cb%", want: "/a%255cb%", escaped: hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD},
+		{in: "/100%/%zz/%e4%4", want: "/100%/%zz/%e4%4"},
 	} {
 		s := &Stream{m: &Manager{normalize: true, mergeSlashes: tc.merge, escaped: tc.escaped}, path: tc.in}
 		rep := s.normalizePath()
@@ -112,16 +119,16 @@ func TestRetries(t *testing.T) {
 		strings.Join([]string{route("/flaky", "flaky"), route("/half", "half"), route("/dead", "dead")}, ",")+`]}]}`,
 		map[string][]string{"flaky": {flaky.addr}, "half": {deadAddr, good.addr}, "dead": {deadAddr}}, nil)
 	resp, body := f.exchange("POST /flaky HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\ndata")
-	if resp.StatusCode != 200 || body != "third:data" || f.last().Upstream.Attempts != 3 {
+	if resp.StatusCode != http.StatusOK || body != "third:data" || f.last().Upstream.Attempts != 3 {
 		t.Errorf("two 503s: %d %q after %d attempts", resp.StatusCode, body, f.last().Upstream.Attempts)
 	}
 	for range 6 {
-		if resp, body := f.exchange("GET /half HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != 200 || body != "good" {
+		if resp, body := f.exchange("GET /half HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != http.StatusOK || body != "good" {
 			t.Errorf("one dead host of two: %d %q", resp.StatusCode, body)
 		}
 	}
 	resp, body = f.exchange("GET /dead HTTP/1.1\r\nHost: a\r\n\r\n")
-	if resp.StatusCode != 503 || !strings.Contains(body, "connection refused") || f.last().Flags.String() != "UF,URX" {
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "connection refused") || f.last().Flags.String() != "UF,URX" {
 		t.Errorf("dead cluster: %d %q flags %s", resp.StatusCode, body, f.last().Flags)
 	}
 }
@@ -133,7 +140,7 @@ func TestStaleConnectionIsReplaced(t *testing.T) {
 	})
 	f := newFixture(t, simpleRoutes, map[string][]string{"up": {b.addr}}, nil)
 	for i := range 20 {
-		if resp, body := f.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != 200 {
+		if resp, body := f.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != http.StatusOK {
 			t.Fatalf("request %d: %d %q", i, resp.StatusCode, body)
 		}
 	}

@@ -30,6 +30,8 @@ type RouteTable struct {
 	ignorePort bool
 	headers    headerOps
 	specific   bool // most specific header mutations win
+	perFilter  map[string]any
+	internal   []string // headers that only internal clients may set
 }
 
 type wildcard struct {
@@ -46,15 +48,18 @@ type virtualHost struct {
 	attemptResp  bool
 	retry        *retryPolicy
 	perFilter    map[string]any
+	limits       []rateLimit
+	mirrors      []mirror // for routes without their own
+	maxDirect    int      // size of a direct response's body
 }
 
 const tableFields = "name virtual_hosts request_headers_to_add request_headers_to_remove response_headers_to_add " +
 	"response_headers_to_remove validate_clusters ignore_port_in_host_matching max_direct_response_body_size_bytes " +
-	"most_specific_header_mutations_wins internal_only_headers metadata"
+	"most_specific_header_mutations_wins internal_only_headers metadata typed_per_filter_config request_mirror_policies"
 
 const hostFields = "name domains routes require_tls request_headers_to_add request_headers_to_remove " +
 	"response_headers_to_add response_headers_to_remove include_request_attempt_count include_attempt_count_in_response " +
-	"retry_policy typed_per_filter_config metadata"
+	"retry_policy typed_per_filter_config metadata request_mirror_policies rate_limits"
 
 // CompileRoutes translates p. The error names the first field that is not honoured.
 func CompileRoutes(p *routev3.RouteConfiguration) (*RouteTable, error) {
@@ -69,8 +74,19 @@ func CompileRoutes(p *routev3.RouteConfiguration) (*RouteTable, error) {
 	if t.headers, err = compileHeaderOps(p); err != nil {
 		return nil, err
 	}
+	if t.perFilter, err = compilePerFilter(p.GetTypedPerFilterConfig()); err != nil {
+		return nil, err
+	}
+	t.internal = canonical(p.GetInternalOnlyHeaders())
+	base := virtualHost{maxDirect: 4096}
+	if n := p.GetMaxDirectResponseBodySizeBytes(); n != nil {
+		base.maxDirect = int(n.GetValue())
+	}
+	if base.mirrors, err = compileMirrors(p.GetRequestMirrorPolicies()); err != nil {
+		return nil, err
+	}
 	for _, v := range p.GetVirtualHosts() {
-		h, err := compileHost(v)
+		h, err := compileHost(v, base)
 		if err != nil {
 			return nil, fmt.Errorf("virtual host %q: %w", v.GetName(), err)
 		}
@@ -108,15 +124,21 @@ func (t *RouteTable) add(domain string, h *virtualHost) error {
 	return nil
 }
 
-func compileHost(v *routev3.VirtualHost) (*virtualHost, error) {
+// compileHost translates v; base holds what it takes from the route configuration where it says nothing itself.
+func compileHost(v *routev3.VirtualHost, base virtualHost) (*virtualHost, error) {
 	if err := fields.Check(v, hostFields); err != nil {
 		return nil, err
 	}
 	h := &virtualHost{
 		name: v.GetName(), requireTLS: v.GetRequireTls(), attemptCount: v.GetIncludeRequestAttemptCount(),
-		attemptResp: v.GetIncludeAttemptCountInResponse(),
+		attemptResp: v.GetIncludeAttemptCountInResponse(), mirrors: base.mirrors, maxDirect: base.maxDirect,
 	}
 	var err error
+	if len(v.GetRequestMirrorPolicies()) > 0 {
+		if h.mirrors, err = compileMirrors(v.GetRequestMirrorPolicies()); err != nil {
+			return nil, err
+		}
+	}
 	if h.headers, err = compileHeaderOps(v); err != nil {
 		return nil, err
 	}
@@ -124,6 +146,9 @@ func compileHost(v *routev3.VirtualHost) (*virtualHost, error) {
 		return nil, err
 	}
 	if h.perFilter, err = compilePerFilter(v.GetTypedPerFilterConfig()); err != nil {
+		return nil, err
+	}
+	if h.limits, err = compileRateLimits(v.GetRateLimits()); err != nil {
 		return nil, err
 	}
 	for _, r := range v.GetRoutes() {
@@ -220,7 +245,7 @@ func (s *RouteStore) Apply(u xds.Update) error {
 	for _, r := range u.Resources {
 		p := &routev3.RouteConfiguration{}
 		if err := r.Body.UnmarshalTo(p); err != nil {
-			errs = append(errs, fmt.Errorf("route configuration %q: %w", r.Name, err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("route configuration %q: %w", r.Name, err)))
 			continue
 		}
 		ref := s.ref(p.GetName())
@@ -229,7 +254,7 @@ func (s *RouteStore) Apply(u xds.Update) error {
 		}
 		t, err := CompileRoutes(p)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("route configuration %q: %w", p.GetName(), err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("route configuration %q: %w", p.GetName(), err)))
 			continue
 		}
 		t.Version = r.Version

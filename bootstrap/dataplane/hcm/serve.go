@@ -3,6 +3,7 @@ package hcm
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,25 +17,30 @@ import (
 
 var _ network.Terminal = (*Manager)(nil)
 
+// Busy reports whether requests are being served or their answers written.
+func (m *Manager) Busy() bool { return m.serving.Load() > 0 }
+
 // Serve implements network.Terminal: it finds out the HTTP version and serves requests until the connection ends.
 func (m *Manager) Serve(ctx context.Context, c *network.Conn) {
 	ctx, cancel := context.WithCancel(withConn(ctx, c))
 	defer cancel()
+	defer m.limitAge(ctx, c)()
+	defer m.stats.connected(c)()
 	if c.TLS != nil && c.TLS.NegotiatedProtocol == "h2" || m.codec == hcmv3.HttpConnectionManager_HTTP2 {
 		m.serveH2(ctx, c, c.Conn)
 		return
 	}
-	br := bufio.NewReaderSize(c.Conn, 16<<10)
+	br := bufio.NewReaderSize(c.Conn, readBuffer)
 	if m.codec == hcmv3.HttpConnectionManager_AUTO {
 		_ = c.SetReadDeadline(deadline(m.idle))
 		first, err := br.Peek(1)
 		if err != nil {
 			return
 		}
+		_ = c.SetReadDeadline(time.Time{})
 		// No HTTP/1 method starts like the preface of HTTP/2 and goes on like it.
 		if first[0] == 'P' {
 			if head, _ := br.Peek(4); string(head) == "PRI " {
-				_ = c.SetReadDeadline(time.Time{})
 				m.serveH2(ctx, c, &bufferedConn{Conn: c.Conn, br: br})
 				return
 			}
@@ -43,6 +49,9 @@ func (m *Manager) Serve(ctx context.Context, c *network.Conn) {
 	m.stats.http1.Inc()
 	m.serveH1(ctx, c, br)
 }
+
+// readBuffer holds an ordinary request's head. Every HTTP/1 connection has one, idle or not; bodies pass it by.
+const readBuffer = 4 << 10
 
 func deadline(d time.Duration) time.Time {
 	if d <= 0 {
@@ -95,5 +104,5 @@ func (m *Manager) serveH2(ctx context.Context, c *network.Conn, nc net.Conn) {
 // discard drops what is left of a request body, up to a limit; false means that there is more.
 func discard(r io.Reader, limit int64) bool {
 	n, err := io.CopyN(io.Discard, r, limit+1)
-	return err == io.EOF && n <= limit
+	return errors.Is(err, io.EOF) && n <= limit
 }

@@ -9,8 +9,11 @@ import (
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/http1"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/tracing"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/upstream"
 )
 
@@ -21,18 +24,25 @@ type Stream struct {
 	w    http.ResponseWriter
 	req  *http.Request
 	ctx  context.Context //nolint:containedctx // it bounds what the value itself started, not one call
-	stop context.CancelCauseFunc
+	life streamContext   // what ctx is
+	h1   h1Response      // what w is over HTTP/1
 
 	start     time.Time
 	idle      *time.Timer // stream_idle_timeout, nil for none
+	idleFor   time.Duration
+	bound     *time.Timer // max_stream_duration, nil for none
 	authority string      // :authority as it goes upstream
 	path      string      // :path with query
 	original  string      // :path before rewriting, when it was
 	scheme    string
 	remote    netip.AddrPort // the client, after x-forwarded-for
 	edge      bool
+	internal  bool // the client is trusted to steer the router
 
 	table    *RouteTable
+	names    http1.Names // of the request's headers, where they are kept
+	upgrade  string      // the protocol that the client switches to, "" for none
+	skip     uint64      // filters, by index, that the route has switched off
 	route    *route
 	weighted *weightedCluster
 	cluster  *cluster.Cluster
@@ -40,10 +50,18 @@ type Stream struct {
 	host     *cluster.Endpoint
 	alpn     []string
 	trace    *upstream.Trace // of the latest attempt
-	attempts int
+
+	firstTrace upstream.Trace
+	attempts   int
+	sticky     *session
+	dynamic    string   // the host that the request names, for clusters that take any
+	cookies    []string // to set with the response
 
 	downPeer, upPeer *peer.Info
 	metadata         map[string]map[string]any
+	span, upSpan     *tracing.Span // of the request and of the latest attempt, nil where there are none
+	decorated        bool          // the client's proxy has named the operation
+	messages         *messages     // of a gRPC call that is counted, else nil
 
 	status        int
 	sent          uint64
@@ -57,10 +75,12 @@ type Stream struct {
 	end           time.Time
 	wroteHeader   bool
 	cachedEntry   *accesslog.Entry
-	grpc          bool
-	noHeaders     bool // suppress x-envoy headers
-	retriesEnded  bool
+	noHeaders     bool        // suppress x-envoy headers
+	cors          *corsPolicy // that is in force for the request
+	origin        string
+	web           *webCall // of a gRPC-Web client
 	requestLength int64
+	onResponse    []func(http.Header)
 }
 
 // reply is a response made here instead of upstream.
@@ -70,6 +90,7 @@ type reply struct {
 	header  http.Header
 	flags   accesslog.Flags
 	details string
+	grpc    string // status for gRPC clients, where it is not the one that follows from status
 }
 
 // headerValues gives all values of a header or pseudo-header, for matchers. The name is lower case.
@@ -125,17 +146,7 @@ func (s *Stream) RequestedServerName() string { return s.conn.ServerSNI }
 // Metadata implements rbac.Request.
 func (s *Stream) Metadata(filter string, path []string) (any, bool) {
 	if m, ok := s.metadata[filter]; ok {
-		var cur any = m
-		for _, p := range path {
-			mm, ok := cur.(map[string]any)
-			if !ok {
-				return nil, false
-			}
-			if cur, ok = mm[p]; !ok {
-				return nil, false
-			}
-		}
-		return cur, true
+		return match.Dig(m, path)
 	}
 	return s.conn.Metadata(filter, path)
 }

@@ -3,9 +3,9 @@ package hcm
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/pem"
-	"net/url"
 	"strings"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 )
 
 // xfccElement describes the client's certificate as an element of x-forwarded-client-cert. The client has one.
@@ -19,8 +19,10 @@ func (s *Stream) xfccElement() string {
 	parts = append(parts, "Hash="+hex.EncodeToString(sum[:]))
 	set := s.m.xfccSet
 	if set.GetCert() {
-		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-		parts = append(parts, `Cert="`+url.QueryEscape(string(block))+`"`)
+		parts = append(parts, `Cert="`+network.EscapedPEM(cert)+`"`)
+	}
+	if set.GetChain() {
+		parts = append(parts, `Chain="`+network.EscapedPEM(s.conn.TLS.PeerCertificates...)+`"`)
 	}
 	if set.GetSubject().GetValue() {
 		parts = append(parts, `Subject="`+s.conn.PeerSubject()+`"`)
