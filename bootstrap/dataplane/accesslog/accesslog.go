@@ -42,7 +42,7 @@ func Compile(f *corev3.SubstitutionFormatString) (*Formatter, error) {
 	}
 	switch s := f.GetFormat().(type) {
 	case *corev3.SubstitutionFormatString_TextFormat:
-		return compileText(s.TextFormat, f.GetOmitEmptyValues(), ext)
+		return compileText(s.TextFormat, f.GetOmitEmptyValues(), ext) //nolint:staticcheck // deprecated, still sent
 	case *corev3.SubstitutionFormatString_TextFormatSource:
 		switch d := s.TextFormatSource.GetSpecifier().(type) {
 		case *corev3.DataSource_InlineString:
@@ -76,6 +76,9 @@ func compileText(format string, omitEmpty bool, ext extensions) (*Formatter, err
 	}
 	return &Formatter{text: pieces, omitEmpty: omitEmpty, size: 2*len(format) + 64}, nil
 }
+
+// OmitEmpty makes absent values print as nothing. It is for the one who has just compiled f.
+func (f *Formatter) OmitEmpty() { f.omitEmpty = true }
 
 // Format returns the line of e. A text format's line ends as the format does; a
 // JSON line ends with a newline.

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // Entry is what is known of one request or, for a TCP proxy, one connection when
@@ -39,9 +41,16 @@ type Entry struct {
 	BytesReceived, BytesSent uint64
 	RouteName                string
 	VirtualClusterName       string
-	FilterChainName          string
+	VirtualHostName          string
+	// Direction is the listener's, as envoy.config.core.v3.TrafficDirection numbers it.
+	Direction int
+	// Node is the proxy's own, for expressions; may be nil.
+	Node            *corev3.Node
+	FilterChainName string
 	// TraceID and SpanID are those of the active span, in hexadecimal.
 	TraceID, SpanID string
+	// Traced tells that the span is reported.
+	Traced bool
 
 	Downstream Downstream
 	Upstream   Upstream

@@ -73,7 +73,7 @@ func TestJSONStaysValid(t *testing.T) {
 		want := strings.ToValidUTF8(strings.ReplaceAll(agent, "\xff\xfe", "\xff \xfe"), "\ufffd")
 		want = strings.ReplaceAll(want, "\ufffd \ufffd", "\ufffd\ufffd")
 		var got struct {
-			A string `json:"a\""`
+			A string `json:"a\""` //nolint:staticcheck // the key is to have a quotation mark
 			B string
 			M map[string][]string
 		}

@@ -29,7 +29,7 @@ type operator struct {
 
 func (o *operator) appendText(dst []byte, e *Entry) ([]byte, bool) {
 	start := len(dst)
-	ok := true
+	var ok bool
 	if o.value != nil {
 		var v any
 		if v, ok = o.value(e); !ok || v == nil {

@@ -42,6 +42,14 @@ func init() {
 		"ROUTE_NAME":                     plain(str(func(e *Entry) string { return e.RouteName })),
 		"VIRTUAL_CLUSTER_NAME":           plain(str(func(e *Entry) string { return e.VirtualClusterName })),
 		"FILTER_CHAIN_NAME":              plain(str(func(e *Entry) string { return e.FilterChainName })),
+		"VIRTUAL_HOST_NAME":              plain(str(func(e *Entry) string { return e.VirtualHostName })),
+		"REQUEST_HEADERS_BYTES":          numeric(count(func(e *Entry) uint64 { return uint64(headerBytes(e.Request)) })),
+		"RESPONSE_HEADERS_BYTES":         numeric(count(func(e *Entry) uint64 { return uint64(headerBytes(e.Response)) })),
+		"RESPONSE_TRAILERS_BYTES":        numeric(count(func(e *Entry) uint64 { return uint64(headerBytes(e.Trailers)) })),
+		"QUERY_PARAMS":                   plain(str(func(e *Entry) string { _, q := cutPath(e); return q })),
+		"ACCESS_LOG_TYPE":                plain(str(logType)),
+		"CEL":                            {argument: required, length: true, build: celOperator(false)},
+		"TYPED_CEL":                      {argument: required, length: true, build: celOperator(true)},
 		"TRACE_ID":                       plain(str(func(e *Entry) string { return e.TraceID })),
 		"SPAN_ID":                        plain(str(func(e *Entry) string { return e.SpanID })),
 		"CONNECTION_ID":                  numeric(count(func(e *Entry) uint64 { return e.Downstream.ConnectionID })),
@@ -99,6 +107,14 @@ func statName(e *Entry) string {
 		return e.Upstream.AltStatName
 	}
 	return e.Upstream.Cluster
+}
+
+// logType is the moment of the entry: this proxy logs ends only.
+func logType(e *Entry) string {
+	if e.Protocol == "" {
+		return "TcpConnectionEnd"
+	}
+	return "DownstreamEnd"
 }
 
 // validName returns a server name from the client's hello with every byte that a

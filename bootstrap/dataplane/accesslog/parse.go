@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/cel/v3"
 	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/metadata/v3"
 	reqwithoutqueryv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 )
@@ -18,8 +19,8 @@ func (x *extensions) add(c *corev3.TypedExtensionConfig) error {
 	switch {
 	case c.GetTypedConfig().MessageIs((*reqwithoutqueryv3.ReqWithoutQuery)(nil)):
 		x.reqWithoutQuery = true
-	case c.GetTypedConfig().MessageIs((*metadatav3.Metadata)(nil)):
-		// %METADATA% is always understood.
+	case c.GetTypedConfig().MessageIs((*metadatav3.Metadata)(nil)), c.GetTypedConfig().MessageIs((*celv3.Cel)(nil)):
+		// %METADATA% and %CEL% are always understood.
 	default:
 		return fmt.Errorf("access log format: formatter %q (%s) is not supported", c.GetName(), c.GetTypedConfig().GetTypeUrl())
 	}
@@ -49,7 +50,10 @@ func parse(format string, ext extensions) ([]piece, error) {
 			at += 2
 			continue
 		}
-		m := command.FindStringSubmatch(format[at:])
+		m := expressionCommand(format[at:])
+		if m == nil {
+			m = command.FindStringSubmatch(format[at:])
+		}
 		if m == nil {
 			return nil, fmt.Errorf("no command operator at position %d: %.40q", at, format[at:])
 		}
@@ -64,6 +68,45 @@ func parse(format string, ext extensions) ([]piece, error) {
 	flush()
 	return pieces, nil
 }
+
+// expressionCommand finds %CEL(...)% and %TYPED_CEL(...)%, whose argument may hold parentheses and quotes, in the form of
+// command's submatches; nil where format does not begin with one.
+func expressionCommand(format string) []string {
+	name, rest, ok := strings.Cut(format[1:], "(")
+	if !ok || name != "CEL" && name != "TYPED_CEL" {
+		return nil
+	}
+	depth, quote := 1, byte(0)
+	for i := 0; i < len(rest); i++ {
+		switch c := rest[i]; {
+		case quote != 0:
+			switch c {
+			case '\\':
+				i++
+			case quote:
+				quote = 0
+			}
+		case c == '\'' || c == '"':
+			quote = c
+		case c == '(':
+			depth++
+		case c == ')':
+			depth--
+		}
+		if depth > 0 {
+			continue
+		}
+		end := lengthSuffix.FindStringSubmatch(rest[i+1:])
+		if end == nil {
+			return nil
+		}
+		whole := format[:1+len(name)+1+i+1+len(end[0])]
+		return []string{whole, name, "(" + rest[:i] + ")", rest[:i], end[1]}
+	}
+	return nil
+}
+
+var lengthSuffix = regexp.MustCompile(`\A(?::([0-9]+))?%`)
 
 // newOperator makes the operator from the parts of a command: all of it, its
 // name, "(argument)", the argument, the length.

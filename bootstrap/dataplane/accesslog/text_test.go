@@ -8,10 +8,10 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/cel/v3"
 	reqwithoutqueryv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 )
@@ -212,7 +212,7 @@ func TestMetadataAndFilterState(t *testing.T) {
 func TestCompileErrorsNameTheOperator(t *testing.T) {
 	for format, want := range map[string]string{
 		"%NOPE%":                                   "operator NOPE: not supported",
-		"%CEL(request.path)%":                      "operator CEL: not supported",
+		"%TLS_JA3_FINGERPRINT%":                    "operator TLS_JA3_FINGERPRINT: not supported",
 		"%REQ_WITHOUT_QUERY(:PATH)%":               "operator REQ_WITHOUT_QUERY: not supported",
 		"%REQ%":                                    "operator REQ: needs an argument",
 		"%REQ()%":                                  "operator REQ: needs an argument",
@@ -263,7 +263,7 @@ func TestExtensions(t *testing.T) {
 	if got := string(f.Format(request())); got != "/revi" {
 		t.Errorf("got %q", got)
 	}
-	if _, err := accesslog.Compile(with(&celv3.Cel{})); err == nil || !strings.Contains(err.Error(), "formatter.cel") {
+	if _, err := accesslog.Compile(with(&structpb.Struct{})); err == nil || !strings.Contains(err.Error(), "protobuf.Struct") {
 		t.Errorf("got error %v, want one that names the extension", err)
 	}
 	file := &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"runtime"
 	"strconv"
 	"time"
@@ -30,7 +29,7 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
 )
 
-// Config is what the admin port shows and may do. All fields are required but Args and Level.
+// Config is what the admin port shows and may do. All fields are required but Args and Loggers.
 type Config struct {
 	Bootstrap   *bootstrapv3.Bootstrap
 	Clusters    *cluster.Manager
@@ -40,14 +39,15 @@ type Config struct {
 	Stats       *stats.Registry
 	Log         *slog.Logger
 	State       func() int32
-	Drain       func(inboundOnly, graceful bool)
+	Drain       func(inboundOnly, graceful, skipExit bool)
+	Fail        func(bool) // makes the health check fail, or succeed again
 	Quit        func()
 	Args        []string
 	DrainTime   time.Duration
 	Concurrency int
 	ConfigPath  string
-	LogLevel    string         // as the command line has it
-	Level       *slog.LevelVar // in force now; nil where the level of Log cannot be changed
+	LogLevel    string   // as the command line has it
+	Loggers     *Loggers // nil where the level of Log cannot be changed
 	Version     string
 }
 
@@ -64,34 +64,16 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, start: time.Now(), done: make(chan struct{})}
 	mux := http.NewServeMux()
-	get := func(path string, h http.HandlerFunc) { mux.HandleFunc(path, h) }
-	post := func(path string, h http.HandlerFunc) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodPost {
+	for _, p := range s.pages() {
+		mux.HandleFunc(p.path, func(w http.ResponseWriter, r *http.Request) {
+			if p.post && r.Method != http.MethodPost {
 				http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 				return
 			}
-			h(w, r)
+			p.handle(w, r)
 		})
 	}
-	get("/ready", s.ready)
-	get("/server_info", s.serverInfo)
-	get("/config_dump", s.configDump)
-	get("/clusters", s.clusters)
-	get("/listeners", s.listeners)
-	get("/certs", s.certs)
-	get("/stats", s.stats)
-	get("/stats/prometheus", s.prometheus)
-	get("/memory", s.memory)
-	get("/runtime", s.runtime)
-	post("/quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "OK\n"); cfg.Quit() })
-	post("/drain_listeners", s.drain)
-	post("/logging", s.logging)
-	post("/reset_counters", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "counters are never reset by this proxy", http.StatusNotImplemented)
-	})
-	get("/{$}", s.help)
-	get("/help", s.help)
+	mux.HandleFunc("/{$}", s.home)
 	s.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	return s
 }
@@ -164,11 +146,6 @@ func sayJSON(w http.ResponseWriter, m proto.Message, defaults bool) {
 	_, _ = w.Write(b.Bytes())
 }
 
-func (s *Server) help(w http.ResponseWriter, _ *http.Request) {
-	say(w, "admin commands are:\n  /certs\n  /clusters\n  /config_dump\n  /drain_listeners (POST)\n  /listeners\n"+
-		"  /logging (POST)\n  /memory\n  /quitquitquit (POST)\n  /ready\n  /runtime\n  /server_info\n  /stats\n  /stats/prometheus\n")
-}
-
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	st := adminv3.ServerInfo_State(s.cfg.State())
 	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
@@ -194,76 +171,6 @@ func (s *Server) serverInfo(w http.ResponseWriter, _ *http.Request) {
 	}, true)
 }
 
-// refresh brings the statistics of the process itself up to date.
-func (s *Server) refresh() {
-	sc := stats.Scope{Name: "server", Family: "envoy_server"}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	s.cfg.Stats.Gauge(sc, "uptime").Set(int64(time.Since(s.start).Seconds()))
-	s.cfg.Stats.Gauge(sc, "memory_allocated").Set(int64(m.HeapAlloc))
-	s.cfg.Stats.Gauge(sc, "memory_heap_size").Set(int64(m.HeapSys))
-	s.cfg.Stats.Gauge(sc, "concurrency").Set(int64(runtime.GOMAXPROCS(0)))
-}
-
-func filterOf(r *http.Request) (stats.Filter, error) {
-	q := r.URL.Query()
-	f := stats.Filter{UsedOnly: q.Has("usedonly")}
-	if t := q.Get("type"); t != "" && t != "All" {
-		return f, fmt.Errorf("type=%s is not supported, only type=All", t)
-	}
-	if re := q.Get("filter"); re != "" {
-		c, err := regexp.Compile(re)
-		if err != nil {
-			return f, fmt.Errorf("invalid regex: %w", err)
-		}
-		f.Match = c
-	}
-	return f, nil
-}
-
-func (s *Server) stats(w http.ResponseWriter, r *http.Request) {
-	f, err := filterOf(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	s.refresh()
-	switch r.URL.Query().Get("format") {
-	case "prometheus":
-		s.prometheus(w, r)
-	case "json":
-		type one struct {
-			Name  string `json:"name"`
-			Value int64  `json:"value"`
-		}
-		var out struct {
-			Stats []one `json:"stats"`
-		}
-		for _, v := range s.cfg.Stats.Values(f) {
-			out.Stats = append(out.Stats, one{v.Name, v.Value})
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(out)
-	case "", "text":
-		w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
-		_ = s.cfg.Stats.WriteText(w, f)
-	default:
-		http.Error(w, "usage: /stats?format=(text|json|prometheus)", http.StatusBadRequest)
-	}
-}
-
-func (s *Server) prometheus(w http.ResponseWriter, r *http.Request) {
-	f, err := filterOf(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	f.UsedOnly = true // thousands of zeros help nobody
-	s.refresh()
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_ = s.cfg.Stats.WritePrometheus(w, f)
-}
-
 func (s *Server) memory(w http.ResponseWriter, _ *http.Request) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -273,14 +180,12 @@ func (s *Server) memory(w http.ResponseWriter, _ *http.Request) {
 	}, true)
 }
 
-func (s *Server) runtime(w http.ResponseWriter, _ *http.Request) {
-	// Runtime flags of the bootstrap are not consulted, so none is in force.
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte("{\n \"layers\": [],\n \"entries\": {}\n}\n"))
-}
-
 func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	s.cfg.Drain(q.Has("inboundonly"), q.Has("graceful"))
+	if q.Has("skip_exit") && !q.Has("graceful") {
+		http.Error(w, "skip_exit requires graceful", http.StatusBadRequest)
+		return
+	}
+	s.cfg.Drain(q.Has("inboundonly"), q.Has("graceful"), q.Has("skip_exit"))
 	say(w, "OK\n")
 }

@@ -15,59 +15,56 @@ func ask(s *Server, method, path string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-func TestLogLevel(t *testing.T) {
-	var level slog.LevelVar
-	level.Set(slog.LevelWarn)
+func TestLogLevels(t *testing.T) {
 	var out bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: &level}))
-	s := New(Config{Log: log, Level: &level, LogLevel: "warning"})
-	for _, step := range []struct {
-		query, shows string
-		lets         slog.Level // the lowest level that is written then
-	}{
-		{"", "warning", slog.LevelWarn},
-		{"?level=debug", "debug", slog.LevelDebug},
-		{"?envoy=info", "info", slog.LevelInfo},
-		{"?paths=envoy:trace", "trace", slog.LevelDebug - 4},
-		{"?level=WARN", "warning", slog.LevelWarn},
-		{"?level=error", "error", slog.LevelError},
-		{"?level=critical", "critical", slog.LevelError + 4},
-		{"?level=off", "off", slog.LevelError + 100},
+	loggers := NewLoggers(&out, slog.LevelWarn)
+	if err := loggers.SetComponents("misc:error,rbac:debug"); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Log: loggers.Get("admin"), Loggers: loggers})
+	for _, step := range []struct{ query, http, rbac string }{
+		{"", "warning", "debug"},
+		{"?level=error", "error", "error"},
+		{"?http=trace", "trace", "error"},
+		{"?paths=rbac:info,http:OFF", "off", "info"},
+		{"?level=WARN", "warning", "warning"},
 	} {
 		code, body := ask(s, http.MethodPost, "/logging"+step.query)
-		if code != http.StatusOK || body != "active loggers:\n  envoy: "+step.shows+"\n" {
+		if code != http.StatusOK || !strings.HasPrefix(body, "active loggers:\n  admin: ") || !strings.Contains(body, "  http: "+step.http+"\n") ||
+			!strings.Contains(body, "  rbac: "+step.rbac+"\n") {
 			t.Errorf("%s: %d %q", step.query, code, body)
 		}
-		out.Reset()
-		log.Log(t.Context(), step.lets-1, "too low")
-		if step.shows != "off" {
-			log.Log(t.Context(), step.lets, "enough")
-		} else {
-			log.Log(t.Context(), step.lets, "too low")
-		}
-		if got := out.String(); strings.Contains(got, "too low") || strings.Contains(got, "enough") != (step.shows != "off") {
-			t.Errorf("%s wrote %q", step.query, got)
+		for name, want := range map[string]string{"http": step.http, "rbac": step.rbac} {
+			level, err := ParseLevel(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			log := loggers.Get(name)
+			out.Reset()
+			log.Log(t.Context(), level-1, "too low")
+			if strings.Contains(out.String(), "too low") {
+				t.Errorf("%s: %s lets through what is below %s", step.query, name, want)
+			}
+			log.Log(t.Context(), level, "enough")
+			if !strings.Contains(out.String(), `scope="envoy `+name+`"`) {
+				t.Errorf("%s: %s at %s wrote %q", step.query, name, want, out.String())
+			}
 		}
 	}
-	for _, bad := range []string{"?level=loud", "?http=debug", "?paths=envoy:debug,http:debug", "?paths=envoy", "?level=info&envoy=debug"} {
-		if code, body := ask(s, http.MethodPost, "/logging"+bad); code != http.StatusBadRequest {
-			t.Errorf("%s: %d %q", bad, code, body)
+	for query, says := range map[string]string{
+		"?level=loud": "loud", "?nobody=info": "nobody", "?paths=http:info,nobody:info": "nobody", "?paths=http:loud": "loud", "?a=info&b=info": "usage",
+	} {
+		if code, body := ask(s, http.MethodPost, "/logging"+query); code != http.StatusBadRequest || !strings.Contains(body, says) {
+			t.Errorf("%s: %d %q", query, code, body)
 		}
 	}
-	if code, body := ask(s, http.MethodPost, "/logging"); code != http.StatusOK || !strings.Contains(body, "envoy: off") {
-		t.Errorf("after refusals: %d %q", code, body)
+	if _, body := ask(s, http.MethodPost, "/logging"); !strings.Contains(body, "  http: warning\n") {
+		t.Errorf("a bad request has changed a level: %s", body)
 	}
-	if code, _ := ask(s, http.MethodGet, "/logging?level=info"); code != http.StatusMethodNotAllowed {
+	if code, _ := ask(s, http.MethodGet, "/logging"); code != http.StatusMethodNotAllowed {
 		t.Errorf("GET gave %d", code)
 	}
-}
-
-func TestFixedLogLevel(t *testing.T) {
-	s := New(Config{Log: slog.New(slog.DiscardHandler), LogLevel: "warning"})
-	if code, body := ask(s, http.MethodPost, "/logging"); code != http.StatusOK || !strings.Contains(body, "envoy: warning") {
-		t.Errorf("%d %q", code, body)
-	}
-	if code, body := ask(s, http.MethodPost, "/logging?level=debug"); code != http.StatusNotImplemented || !strings.Contains(body, "cannot be changed") {
-		t.Errorf("%d %q", code, body)
+	if code, _ := ask(New(Config{}), http.MethodPost, "/logging"); code != http.StatusNotImplemented {
+		t.Errorf("without loggers: %d", code)
 	}
 }

@@ -24,12 +24,14 @@ func (s *Server) clusters(w http.ResponseWriter, r *http.Request) {
 	}
 	var b strings.Builder
 	for _, c := range s.cfg.Clusters.All() {
-		limits := c.LimitsView()
 		fmt.Fprintf(&b, "%s::observability_name::%s\n", c.Name, observability(c))
-		fmt.Fprintf(&b, "%s::default_priority::max_connections::%d\n", c.Name, limits.Connections)
-		fmt.Fprintf(&b, "%s::default_priority::max_pending_requests::%d\n", c.Name, limits.Pending)
-		fmt.Fprintf(&b, "%s::default_priority::max_requests::%d\n", c.Name, limits.Requests)
-		fmt.Fprintf(&b, "%s::default_priority::max_retries::%d\n", c.Name, limits.Retries)
+		for i, priority := range []string{"default_priority", "high_priority"} {
+			limits := c.LimitsView(cluster.Priority(i))
+			fmt.Fprintf(&b, "%s::%s::max_connections::%d\n", c.Name, priority, limits.Connections)
+			fmt.Fprintf(&b, "%s::%s::max_pending_requests::%d\n", c.Name, priority, limits.Pending)
+			fmt.Fprintf(&b, "%s::%s::max_requests::%d\n", c.Name, priority, limits.Requests)
+			fmt.Fprintf(&b, "%s::%s::max_retries::%d\n", c.Name, priority, limits.Retries)
+		}
 		fmt.Fprintf(&b, "%s::added_via_api::%t\n", c.Name, !s.cfg.Clusters.Static(c.Name))
 		for _, e := range c.Endpoints() {
 			for _, v := range []struct {
@@ -44,7 +46,7 @@ func (s *Server) clusters(w http.ResponseWriter, r *http.Request) {
 				{"rq_success", e.Success.Load()},
 				{"rq_total", e.Requests.Load()},
 				{"hostname", e.Hostname},
-				{"health_flags", health(e)},
+				{"health_flags", e.HealthFlags()},
 				{"weight", e.Weight},
 				{"region", e.Locality.GetRegion()},
 				{"zone", e.Locality.GetZone()},
@@ -65,13 +67,6 @@ func observability(c *cluster.Cluster) string {
 	return c.Name
 }
 
-func health(e *cluster.Endpoint) string {
-	if e.Healthy() {
-		return "healthy"
-	}
-	return "/failed_eds_health"
-}
-
 func (s *Server) clusterStatus() *adminv3.Clusters {
 	out := &adminv3.Clusters{}
 	for _, c := range s.cfg.Clusters.All() {
@@ -82,10 +77,12 @@ func (s *Server) clusterStatus() *adminv3.Clusters {
 		for _, e := range c.Endpoints() {
 			hs := &adminv3.HostStatus{
 				Address: address(e), Weight: e.Weight, Hostname: e.Hostname, Priority: e.Priority, Locality: e.Locality,
-				HealthStatus: &adminv3.HostHealthStatus{EdsHealthStatus: corev3.HealthStatus_HEALTHY},
+				HealthStatus: &adminv3.HostHealthStatus{
+					EdsHealthStatus: corev3.HealthStatus_HEALTHY, FailedOutlierCheck: e.Ejected(),
+				},
 			}
-			if !e.Healthy() {
-				hs.HealthStatus.EdsHealthStatus = corev3.HealthStatus_UNHEALTHY
+			if e.Health != corev3.HealthStatus_UNKNOWN {
+				hs.HealthStatus.EdsHealthStatus = e.Health
 			}
 			counter := func(n string, v uint64) {
 				hs.Stats = append(hs.Stats, &adminv3.SimpleMetric{Name: n, Value: v, Type: adminv3.SimpleMetric_COUNTER})

@@ -3,7 +3,6 @@ package stats
 import (
 	"math"
 	"sort"
-	"sync"
 	"sync/atomic"
 )
 
@@ -39,61 +38,30 @@ func (h *Histogram) Count() uint64 {
 	return n
 }
 
-// Quantile estimates the q-th quantile (0 to 1) as the upper bound of the bucket that holds it; 0 when empty.
+// Sum returns the sum of what was observed.
+func (h *Histogram) Sum() float64 { return math.Float64frombits(h.sum.Load()) }
+
+func (h *Histogram) reset() {
+	for i := range h.buckets {
+		h.buckets[i].Store(0)
+	}
+	h.sum.Store(0)
+}
+
+// Quantile estimates the q-th quantile (0 to 1) by interpolation within the bucket that holds it; 0 when empty.
 func (h *Histogram) Quantile(q float64) float64 {
 	total := h.Count()
 	if total == 0 {
 		return 0
 	}
-	want := uint64(math.Ceil(q * float64(total)))
-	var n uint64
+	want := max(q*float64(total), 1)
+	var n, low float64
 	for i := range Bounds {
-		n += h.buckets[i].Load()
-		if n >= want {
-			return Bounds[i]
+		in := float64(h.buckets[i].Load())
+		if in > 0 && n+in >= want {
+			return low + (Bounds[i]-low)*(want-n)/in
 		}
+		n, low = n+in, Bounds[i]
 	}
-	return Bounds[len(Bounds)-1]
-}
-
-// Vec is one metric split by labels. The label key is the rendered Prometheus label list.
-type Vec struct{ series sync.Map } // string -> *Counter
-
-// With returns the counter for the rendered labels.
-func (v *Vec) With(labels string) *Counter {
-	if c, ok := v.series.Load(labels); ok {
-		return c.(*Counter)
-	}
-	c, _ := v.series.LoadOrStore(labels, &Counter{})
-	return c.(*Counter)
-}
-
-// HistogramVec is one histogram split by labels.
-type HistogramVec struct{ series sync.Map } // string -> *Histogram
-
-// With returns the histogram for the rendered labels.
-func (v *HistogramVec) With(labels string) *Histogram {
-	if h, ok := v.series.Load(labels); ok {
-		return h.(*Histogram)
-	}
-	h, _ := v.series.LoadOrStore(labels, &Histogram{})
-	return h.(*Histogram)
-}
-
-// Vec returns the labelled counter of that Prometheus name.
-func (r *Registry) Vec(name string) *Vec {
-	if v, ok := r.vectors.Load(name); ok {
-		return v.(*Vec)
-	}
-	v, _ := r.vectors.LoadOrStore(name, &Vec{})
-	return v.(*Vec)
-}
-
-// HistogramVec returns the labelled histogram of that Prometheus name.
-func (r *Registry) HistogramVec(name string) *HistogramVec {
-	if v, ok := r.tables.Load(name); ok {
-		return v.(*HistogramVec)
-	}
-	v, _ := r.tables.LoadOrStore(name, &HistogramVec{})
-	return v.(*HistogramVec)
+	return low
 }

@@ -2,165 +2,225 @@ package stats
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"regexp"
 	"sort"
-	"strconv"
 	"strings"
-	"sync"
 )
 
-// Filter chooses which stats are shown. Match may be nil.
+// Kind is a kind of stats; they can be combined.
+type Kind int
+
+// The kinds.
+const (
+	Counters Kind = 1 << iota
+	Gauges
+	Histograms
+	Texts
+	All = Counters | Gauges | Histograms | Texts
+)
+
+// Filter chooses which stats are shown. Match may be nil; Kinds 0 is All.
 type Filter struct {
 	UsedOnly bool
 	Match    *regexp.Regexp
+	Kinds    Kind
 }
 
 func (f Filter) keep(name string, used bool) bool {
 	return (used || !f.UsedOnly) && (f.Match == nil || f.Match.MatchString(name))
 }
 
+func (f Filter) wants(k Kind) bool { return f.Kinds == 0 || f.Kinds&k != 0 }
+
+// Buckets says how histograms are written as text.
+type Buckets string
+
+// The ways to write histograms.
+const (
+	Summary    Buckets = "" // quantiles
+	Cumulative Buckets = "cumulative"
+	Disjoint   Buckets = "disjoint"
+)
+
 // Value is one number under its dotted name.
 type Value struct {
-	Name  string
-	Value int64
+	Name  string `json:"name"`
+	Value int64  `json:"value"`
 }
 
 // Values returns counters and gauges by name.
 func (r *Registry) Values(f Filter) []Value {
+	r.rotate()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var out []Value
-	for k, c := range r.counters {
-		if v := c.Value(); f.keep(k, v > 0) {
-			out = append(out, Value{k, int64(min(v, math.MaxInt64))})
+	count := func(name string, v uint64) {
+		if f.keep(name, v > 0) {
+			out = append(out, Value{name, int64(min(v, math.MaxInt64))})
 		}
 	}
-	for k, g := range r.gauges {
-		if f.keep(k, g.used.Load()) {
-			out = append(out, Value{k, g.Value()})
+	if f.wants(Counters) {
+		for k, c := range r.counters {
+			count(k, c.Value())
 		}
+		r.vectors.Range(func(name, v any) bool {
+			v.(*Vec).each(func(labels string, c *Counter) { count(dotted(name.(string), labels), c.Value()) })
+			return true
+		})
+	}
+	gauge := func(name string, g *Gauge) {
+		if f.keep(name, g.used.Load()) {
+			out = append(out, Value{name, g.Value()})
+		}
+	}
+	if f.wants(Gauges) {
+		for k, g := range r.gauges {
+			gauge(k, &g.Gauge)
+		}
+		r.gaugeVecs.Range(func(name, v any) bool {
+			v.(*GaugeVec).each(func(labels string, g *Gauge) { gauge(dotted(name.(string), labels), g) })
+			return true
+		})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }
 
-// WriteText writes "name: value" lines sorted by name, then the histograms, as Envoy's /stats does.
-func (r *Registry) WriteText(w io.Writer, f Filter) error {
-	b := bufio.NewWriter(w)
-	for _, v := range r.Values(f) {
-		fmt.Fprintf(b, "%s: %d\n", v.Name, v.Value)
+// histogramsOf returns the histograms that are to be shown, by name.
+func (r *Registry) histogramsOf(f Filter) map[string]*Histogram {
+	out := map[string]*Histogram{}
+	if !f.wants(Histograms) {
+		return out
+	}
+	add := func(name string, h *Histogram) {
+		if f.keep(name, h.Count() > 0) {
+			out[name] = h
+		}
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, k := range sortedKeys(r.histograms) {
-		h := r.histograms[k]
-		n := h.Count()
-		if !f.keep(k, n > 0) {
-			continue
-		}
-		if n == 0 {
-			fmt.Fprintf(b, "%s: No recorded values\n", k)
-			continue
-		}
-		fmt.Fprintf(b, "%s: P50(nan,%g) P90(nan,%g) P99(nan,%g)\n", k, h.Quantile(.5), h.Quantile(.9), h.Quantile(.99))
-	}
-	return b.Flush()
-}
-
-type promLine struct{ labels, value string }
-
-// WritePrometheus writes every used stat in the Prometheus text format.
-func (r *Registry) WritePrometheus(w io.Writer, f Filter) error {
-	counters, gauges := map[string][]promLine{}, map[string][]promLine{}
-	histograms := map[string]map[string]*Histogram{}
-	r.mu.RLock()
-	for k, c := range r.counters {
-		if v := c.Value(); f.keep(k, v > 0) {
-			counters[c.prom] = append(counters[c.prom], promLine{c.labels, strconv.FormatUint(v, 10)})
-		}
-	}
-	for k, g := range r.gauges {
-		if f.keep(k, g.used.Load()) {
-			gauges[g.prom] = append(gauges[g.prom], promLine{g.labels, strconv.FormatInt(g.Value(), 10)})
-		}
-	}
 	for k, h := range r.histograms {
-		if f.keep(k, h.Count() > 0) {
-			addHistogram(histograms, h.prom, h.labels, &h.Histogram)
-		}
+		add(k, &h.Histogram)
 	}
-	r.mu.RUnlock()
-	r.vectors.Range(func(name, v any) bool {
-		v.(*Vec).series.Range(func(labels, c any) bool {
-			if f.keep(name.(string), true) {
-				n := name.(string)
-				counters[n] = append(counters[n], promLine{labels.(string), strconv.FormatUint(c.(*Counter).Value(), 10)})
-			}
-			return true
-		})
+	r.tables.Range(func(name, v any) bool {
+		v.(*HistogramVec).each(func(labels string, h *Histogram) { add(dotted(name.(string), labels), h) })
 		return true
 	})
-	rangeTables(&r.tables, func(name, labels string, h *Histogram) {
-		if f.keep(name, true) {
-			addHistogram(histograms, name, labels, h)
+	return out
+}
+
+func (r *Registry) textsOf(f Filter) map[string]string {
+	out := map[string]string{}
+	if !f.wants(Texts) {
+		return out
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for k, t := range r.texts {
+		if v := t.Value(); f.keep(k, v != "") {
+			out[k] = v
 		}
-	})
+	}
+	return out
+}
+
+var quantiles = []float64{0, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100}
+
+// WriteText writes text readouts, then "name: value" lines sorted by name, then the histograms, as Envoy's /stats does.
+func (r *Registry) WriteText(w io.Writer, f Filter, how Buckets) error {
 	b := bufio.NewWriter(w)
-	writeFamilies(b, "counter", counters)
-	writeFamilies(b, "gauge", gauges)
-	for _, name := range sortedKeys(histograms) {
-		fmt.Fprintf(b, "# TYPE %s histogram\n", name)
-		for _, labels := range sortedKeys(histograms[name]) {
-			writeHistogram(b, name, labels, histograms[name][labels])
-		}
+	texts := r.textsOf(f)
+	for _, k := range sortedKeys(texts) {
+		fmt.Fprintf(b, "%s: %q\n", k, texts[k])
+	}
+	for _, v := range r.Values(f) {
+		fmt.Fprintf(b, "%s: %d\n", v.Name, v.Value)
+	}
+	hs := r.histogramsOf(f)
+	for _, k := range sortedKeys(hs) {
+		b.WriteString(k + ":")
+		writeSummary(b, hs[k], how)
+		b.WriteByte('\n')
 	}
 	return b.Flush()
 }
 
-func rangeTables(m *sync.Map, fn func(name, labels string, h *Histogram)) {
-	m.Range(func(name, v any) bool {
-		v.(*HistogramVec).series.Range(func(labels, h any) bool {
-			fn(name.(string), labels.(string), h.(*Histogram))
-			return true
-		})
-		return true
-	})
-}
-
-func addHistogram(m map[string]map[string]*Histogram, name, labels string, h *Histogram) {
-	if m[name] == nil {
-		m[name] = map[string]*Histogram{}
+func writeSummary(b *bufio.Writer, h *Histogram, how Buckets) {
+	if h.Count() == 0 {
+		b.WriteString(" No recorded values")
+		return
 	}
-	m[name][labels] = h
-}
-
-func writeFamilies(b *bufio.Writer, kind string, families map[string][]promLine) {
-	for _, name := range sortedKeys(families) {
-		lines := families[name]
-		sort.Slice(lines, func(i, j int) bool { return lines[i].labels < lines[j].labels })
-		fmt.Fprintf(b, "# TYPE %s %s\n", name, kind)
-		for _, l := range lines {
-			fmt.Fprintf(b, "%s{%s} %s\n", name, l.labels, l.value)
+	if how == Summary {
+		for _, q := range quantiles {
+			fmt.Fprintf(b, " P%g(nan,%.5g)", q, h.Quantile(q/100))
 		}
+		return
 	}
-}
-
-func writeHistogram(b *bufio.Writer, name, labels string, h *Histogram) {
-	sep := ","
-	if labels == "" {
-		sep = ""
-	}
-	labels = strings.TrimSuffix(labels, ",")
 	var n uint64
 	for i := range Bounds {
-		n += h.buckets[i].Load()
-		fmt.Fprintf(b, "%s_bucket{%s%sle=\"%g\"} %d\n", name, labels, sep, Bounds[i], n)
+		in := h.buckets[i].Load()
+		if n += in; how == Cumulative {
+			in = n
+		}
+		fmt.Fprintf(b, " B%g(0,%d)", Bounds[i], in)
 	}
-	n += h.buckets[len(Bounds)].Load()
-	fmt.Fprintf(b, "%s_bucket{%s%sle=\"+Inf\"} %d\n", name, labels, sep, n)
-	fmt.Fprintf(b, "%s_sum{%s} %g\n", name, labels, math.Float64frombits(h.sum.Load()))
-	fmt.Fprintf(b, "%s_count{%s} %d\n", name, labels, n)
 }
+
+// WriteJSON writes the same as WriteText in the form of Envoy's /stats?format=json.
+func (r *Registry) WriteJSON(w io.Writer, f Filter) error {
+	type interval struct {
+		Interval   *float64 `json:"interval"`
+		Cumulative *float64 `json:"cumulative"`
+	}
+	type computed struct {
+		Name   string     `json:"name"`
+		Values []interval `json:"values"`
+	}
+	out := struct {
+		Stats []any `json:"stats"`
+	}{Stats: []any{}}
+	texts := r.textsOf(f)
+	for _, k := range sortedKeys(texts) {
+		out.Stats = append(out.Stats, map[string]string{"name": k, "value": texts[k]})
+	}
+	for _, v := range r.Values(f) {
+		out.Stats = append(out.Stats, v)
+	}
+	hs := r.histogramsOf(f)
+	var list []computed
+	for _, k := range sortedKeys(hs) {
+		c := computed{Name: k}
+		for _, q := range quantiles {
+			var v interval
+			if hs[k].Count() > 0 {
+				n := hs[k].Quantile(q / 100)
+				v.Cumulative = &n
+			}
+			c.Values = append(c.Values, v)
+		}
+		list = append(list, c)
+	}
+	if len(list) > 0 {
+		out.Stats = append(out.Stats, map[string]any{"histograms": map[string]any{
+			"supported_quantiles": quantiles, "computed_quantiles": list,
+		}})
+	}
+	return json.NewEncoder(w).Encode(out)
+}
+
+// Names returns the dotted names of all stats, sorted.
+func (r *Registry) Names() []string {
+	var out []string
+	for _, v := range r.Values(Filter{}) {
+		out = append(out, v.Name)
+	}
+	out = append(out, sortedKeys(r.histogramsOf(Filter{}))...)
+	sort.Strings(out)
+	return out
+}
+
+func cutLabels(labels string) string { return strings.TrimSuffix(labels, ",") }

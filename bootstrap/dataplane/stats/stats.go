@@ -44,6 +44,20 @@ func (g *Gauge) Set(n int64) { g.used.Store(true); g.v.Store(n) }
 // Value returns the current value.
 func (g *Gauge) Value() int64 { return g.v.Load() }
 
+// Text is a value that is no number: a text readout.
+type Text struct{ v atomic.Pointer[string] }
+
+// Set replaces the text.
+func (t *Text) Set(s string) { t.v.Store(&s) }
+
+// Value returns the text, empty before the first Set.
+func (t *Text) Value() string {
+	if s := t.v.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
 // Scope names a group of stats: Name is the prefix of the full dotted name ("cluster.outbound|80||a"), Family the
 // prefix of the Prometheus name ("envoy_cluster") and Labels the rendered Prometheus labels (cluster_name="...").
 type Scope struct{ Name, Family, Labels string }
@@ -54,8 +68,11 @@ type Registry struct {
 	counters   map[string]*namedCounter
 	gauges     map[string]*namedGauge
 	histograms map[string]*namedHistogram
+	texts      map[string]*Text
 	vectors    sync.Map // string -> *Vec
+	gaugeVecs  sync.Map // string -> *GaugeVec
 	tables     sync.Map // string -> *HistogramVec
+	rotation   rotation
 }
 
 type (
@@ -79,6 +96,7 @@ func New() *Registry {
 		counters:   map[string]*namedCounter{},
 		gauges:     map[string]*namedGauge{},
 		histograms: map[string]*namedHistogram{},
+		texts:      map[string]*Text{},
 	}
 }
 
@@ -131,6 +149,39 @@ func (r *Registry) Histogram(s Scope, name string) *Histogram {
 	return &h.Histogram
 }
 
+// Text returns the text readout of that name in s, making it when it is new.
+func (r *Registry) Text(s Scope, name string) *Text {
+	full := s.Name + "." + name
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.texts[full]
+	if !ok {
+		t = &Text{}
+		r.texts[full] = t
+	}
+	return t
+}
+
+// Reset sets every counter and histogram back to zero.
+func (r *Registry) Reset() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, c := range r.counters {
+		c.v.Store(0)
+	}
+	for _, h := range r.histograms {
+		h.reset()
+	}
+	r.vectors.Range(func(_, v any) bool {
+		v.(*Vec).each(func(_ string, c *Counter) { c.v.Store(0) })
+		return true
+	})
+	r.tables.Range(func(_, v any) bool {
+		v.(*HistogramVec).each(func(_ string, h *Histogram) { h.reset() })
+		return true
+	})
+}
+
 // Drop forgets every stat whose full name starts with prefix, so that removed clusters do not pile up.
 func (r *Registry) Drop(prefix string) {
 	r.mu.Lock()
@@ -138,6 +189,7 @@ func (r *Registry) Drop(prefix string) {
 	dropPrefix(r.counters, prefix)
 	dropPrefix(r.gauges, prefix)
 	dropPrefix(r.histograms, prefix)
+	dropPrefix(r.texts, prefix)
 }
 
 func dropPrefix[V any](m map[string]V, prefix string) {
@@ -157,6 +209,9 @@ func promName(s string) string {
 		return '_'
 	}, s)
 }
+
+// LabelName makes a legal Prometheus label name of s.
+func LabelName(s string) string { return promName(s) }
 
 // Label renders one Prometheus label pair.
 func Label(name, value string) string { return name + `="` + escape(value) + `"` }
