@@ -120,18 +120,18 @@ func compileHeader(m *routev3.HeaderMatcher) (*header, error) {
 		h.value = integerIn(s.RangeMatch.GetStart(), s.RangeMatch.GetEnd())
 	case *routev3.HeaderMatcher_ExactMatch:
 		// The deprecated exact_match with an empty value matches any value.
-		h.value = func(v string) bool { return s.ExactMatch == "" || v == s.ExactMatch }
+		h.value = func(v string) bool { return s.ExactMatch == "" || v == s.ExactMatch } //nolint:staticcheck // deprecated, still sent
 	case *routev3.HeaderMatcher_SafeRegexMatch:
 		var re *regexp.Regexp
-		if re, err = Regex(s.SafeRegexMatch); err == nil {
+		if re, err = Regex(s.SafeRegexMatch); err == nil { //nolint:staticcheck // deprecated, still sent
 			h.value = re.MatchString
 		}
 	case *routev3.HeaderMatcher_PrefixMatch:
-		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: s.PrefixMatch}})
+		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: s.PrefixMatch}}) //nolint:staticcheck // deprecated, still sent
 	case *routev3.HeaderMatcher_SuffixMatch:
-		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Suffix{Suffix: s.SuffixMatch}})
+		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Suffix{Suffix: s.SuffixMatch}}) //nolint:staticcheck // deprecated, still sent
 	case *routev3.HeaderMatcher_ContainsMatch:
-		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s.ContainsMatch}})
+		h.value, err = Compile(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s.ContainsMatch}}) //nolint:staticcheck // deprecated, still sent
 	default:
 		err = fmt.Errorf("header_match_specifier %T is not supported", s)
 	}

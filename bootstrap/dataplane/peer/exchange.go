@@ -59,6 +59,7 @@ func parseFrame(body []byte) *Info {
 type Exchanging struct {
 	net.Conn
 	learnt func(*Info)
+	checks []func() error
 	once   sync.Once
 	rest   []byte
 	err    error
@@ -77,6 +78,10 @@ func Exchange(c net.Conn, self *Info, learnt func(*Info)) (*Exchanging, error) {
 	return &Exchanging{Conn: c, learnt: learnt}, nil
 }
 
+// Then has check run once the peer's frame, or what stands in its place, has been read; an error of it ends the stream.
+// It must not be called once reading has begun.
+func (e *Exchanging) Then(check func() error) { e.checks = append(e.checks, check) }
+
 // Read implements net.Conn.
 func (e *Exchanging) Read(p []byte) (int, error) {
 	e.once.Do(func() {
@@ -84,6 +89,13 @@ func (e *Exchanging) Read(p []byte) (int, error) {
 		e.rest, e.err = rest, err
 		if e.learnt != nil {
 			e.learnt(info)
+		}
+		for _, check := range e.checks {
+			if cerr := check(); cerr != nil {
+				e.rest, e.err = nil, cerr
+				_ = e.Close()
+				return
+			}
 		}
 	})
 	if len(e.rest) > 0 {

@@ -1,5 +1,5 @@
 // Package peer knows Istio's workload identity: what a proxy tells its peers about itself in x-envoy-peer-metadata and
-// in TCP metadata exchange, and the labels of Istio's standard metrics that follow from it.
+// in TCP metadata exchange, and what istiod says of an endpoint's workload.
 //
 // It knows no request, no filter and no connection pool.
 package peer
@@ -22,13 +22,28 @@ const (
 type Info struct {
 	ID, Name, Namespace, Workload, Owner, Cluster  string
 	CanonicalName, CanonicalRevision, App, Version string
+	Release                                        string // of Istio, of one's own proxy only
+	Labels                                         map[string]string
 }
 
 // FromNode reads a workload from a bootstrap node: its id and metadata.
 func FromNode(id string, meta *structpb.Struct) *Info {
 	i := fromStruct(meta)
 	i.ID = id
+	i.Release = meta.GetFields()["ISTIO_VERSION"].GetStringValue()
 	return i
+}
+
+// FromEndpoint reads what istiod says of an endpoint's workload: name, namespace, canonical name and revision, and
+// cluster, with semicolons between them. It returns nil where that says nothing.
+func FromEndpoint(text string) *Info {
+	parts := strings.Split(text, ";")
+	if len(parts) < 5 {
+		return nil
+	}
+	return &Info{
+		Workload: parts[0], Namespace: parts[1], CanonicalName: parts[2], CanonicalRevision: parts[3], Cluster: parts[4],
+	}
 }
 
 func fromStruct(s *structpb.Struct) *Info {
@@ -40,6 +55,12 @@ func fromStruct(s *structpb.Struct) *Info {
 		CanonicalName: l("service.istio.io/canonical-name"), CanonicalRevision: l("service.istio.io/canonical-revision"),
 		App: l("app"), Version: l("version"),
 	}
+	for k, v := range labels.GetFields() {
+		if i.Labels == nil {
+			i.Labels = make(map[string]string, len(labels.GetFields()))
+		}
+		i.Labels[k] = v.GetStringValue()
+	}
 	if i.CanonicalName == "" {
 		i.CanonicalName = i.Workload
 	}
@@ -49,8 +70,8 @@ func fromStruct(s *structpb.Struct) *Info {
 	return i
 }
 
-// Struct renders i as the exchange carries it.
-func (i *Info) Struct() *structpb.Struct {
+// Struct renders i as the exchange carries it, with the labels that everybody wants to know and the additional ones.
+func (i *Info) Struct(additional ...string) *structpb.Struct {
 	labels := map[string]*structpb.Value{}
 	set := func(m map[string]*structpb.Value, k, v string) {
 		if v != "" {
@@ -61,6 +82,9 @@ func (i *Info) Struct() *structpb.Struct {
 	set(labels, "service.istio.io/canonical-revision", i.CanonicalRevision)
 	set(labels, "app", i.App)
 	set(labels, "version", i.Version)
+	for _, k := range additional {
+		set(labels, k, i.Labels[k])
+	}
 	out := map[string]*structpb.Value{}
 	set(out, "NAME", i.Name)
 	set(out, "NAMESPACE", i.Namespace)
@@ -72,8 +96,8 @@ func (i *Info) Struct() *structpb.Struct {
 }
 
 // Encode renders i for MetadataHeader: base64 of the struct's deterministic serialisation.
-func (i *Info) Encode() string {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(i.Struct())
+func (i *Info) Encode(additional ...string) string {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(i.Struct(additional...))
 	if err != nil {
 		return ""
 	}
@@ -106,21 +130,34 @@ func Decode(id, metadata string) *Info {
 // Service is a destination service as Istio names it.
 type Service struct{ Host, Name, Namespace string }
 
-// ServiceOf reads the first service of a cluster's "istio" metadata; the cluster name gives the host where there is
-// none.
-func ServiceOf(services any, clusterName string) Service {
-	if list, ok := services.([]any); ok && len(list) > 0 {
-		if m, ok := list[0].(map[string]any); ok {
-			s := func(k string) string { v, _ := m[k].(string); return v }
-			return Service{s("host"), s("name"), s("namespace")}
+// Attributes shows i as the filter state objects upstream_peer and downstream_peer do.
+func (i *Info) Attributes() map[string]any {
+	out := map[string]any{}
+	for k, v := range map[string]string{
+		"name": i.Name, "namespace": i.Namespace, "workload": i.Workload, "cluster": i.Cluster, "type": i.Kind(),
+		"service": i.CanonicalName, "revision": i.CanonicalRevision, "app": i.App, "version": i.Version,
+	} {
+		if v != "" {
+			out[k] = v
 		}
 	}
-	if parts := strings.Split(clusterName, "|"); len(parts) == 4 && parts[3] != "" {
-		return Service{Host: parts[3]}
+	labels := make(map[string]any, len(i.Labels))
+	for k, v := range i.Labels {
+		labels[k] = v
 	}
-	switch clusterName {
-	case "PassthroughCluster", "BlackHoleCluster", "InboundPassthroughCluster":
-		return Service{Host: clusterName, Name: clusterName}
+	out["labels"] = labels
+	return out
+}
+
+// Kind is the kind of workload that owns the pod: deployment, job, cronjob or pod.
+func (i *Info) Kind() string {
+	for _, kind := range []string{"deployment", "cronjob", "job"} {
+		if strings.Contains(i.Owner, "/"+kind+"s/") {
+			return kind
+		}
 	}
-	return Service{}
+	if i.Owner == "" && i.Name == "" {
+		return ""
+	}
+	return "pod"
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -22,12 +23,15 @@ func workload(t testing.TB, name string) *Info {
 	return FromNode("sidecar~10.0.0.1~"+name+".ns~ns.svc.cluster.local", s)
 }
 
+// but leaves out the labels: canonical names are sent as labels even where they were none.
+var but = cmpopts.IgnoreFields(Info{}, "Labels")
+
 func TestHeadersRoundTrip(t *testing.T) {
 	in := workload(t, "a")
 	if in.CanonicalName != "a" || in.CanonicalRevision != "latest" {
 		t.Errorf("defaults %+v", in)
 	}
-	if diff := cmp.Diff(in, Decode(in.ID, in.Encode())); diff != "" {
+	if diff := cmp.Diff(in, Decode(in.ID, in.Encode()), but); diff != "" {
 		t.Error(diff)
 	}
 	for _, bad := range []string{"", "!!!", "AAAA//", strings.Repeat("A", maxHeader+1)} {
@@ -55,7 +59,7 @@ func TestExchange(t *testing.T) {
 	if _, err := io.ReadFull(e, buf); err != nil || string(buf) != "hello" {
 		t.Fatalf("%q %v", buf, err)
 	}
-	if diff := cmp.Diff(wa, <-learnt); diff != "" {
+	if diff := cmp.Diff(wa, <-learnt, but); diff != "" {
 		t.Error(diff)
 	}
 	f, err := Frame(wb)
@@ -96,19 +100,47 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readFrame(strings.NewReader(string(b))) })
 }
 
-func TestServiceOf(t *testing.T) {
-	for _, tc := range []struct {
-		meta    any
-		cluster string
-		want    Service
-	}{
-		{[]any{map[string]any{"host": "a.ns.svc", "name": "a", "namespace": "ns"}}, "x", Service{"a.ns.svc", "a", "ns"}},
-		{nil, "outbound|80||b.example", Service{Host: "b.example"}},
-		{nil, "inbound|80||", Service{}},
-		{nil, "PassthroughCluster", Service{Host: "PassthroughCluster", Name: "PassthroughCluster"}},
-	} {
-		if got := ServiceOf(tc.meta, tc.cluster); got != tc.want {
-			t.Errorf("%s: %+v, want %+v", tc.cluster, got, tc.want)
+func TestFromEndpoint(t *testing.T) {
+	got := FromEndpoint("reviews-v1;bookinfo;reviews;v1;Kubernetes")
+	want := &Info{Workload: "reviews-v1", Namespace: "bookinfo", CanonicalName: "reviews", CanonicalRevision: "v1", Cluster: "Kubernetes"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if FromEndpoint("") != nil || FromEndpoint("a;b") != nil {
+		t.Error("too little was taken for a workload")
+	}
+}
+
+func TestCache(t *testing.T) {
+	c := NewCache(2)
+	a := workload(t, "a")
+	one, two := c.Decode(a.ID, a.Encode()), c.Decode(a.ID, a.Encode())
+	if one == nil || one != two {
+		t.Errorf("%p and %p for one workload", one, two)
+	}
+	if c.Decode("x", "!!!") != nil || c.Decode("x", "") != nil {
+		t.Error("nonsense was decoded")
+	}
+	if e := c.Endpoint("a;b;c;d;e"); e == nil || e != c.Endpoint("a;b;c;d;e") {
+		t.Error("an endpoint is not remembered")
+	}
+	for _, n := range []string{"b", "c", "d"} { // more than it holds
+		w := workload(t, n)
+		if got := c.Decode(w.ID, w.Encode()); got.Workload != n {
+			t.Errorf("%s gave %+v", n, got)
 		}
+	}
+}
+
+func TestAdditionalLabels(t *testing.T) {
+	a := workload(t, "a")
+	a.Labels["role"] = "r"
+	got := Decode(a.ID, a.Encode("role", "none"))
+	if got.Labels["role"] != "r" || Decode(a.ID, a.Encode()).Labels["role"] != "" {
+		t.Errorf("labels %v", got.Labels)
+	}
+	at := got.Attributes()
+	if at["workload"] != "a" || at["type"] != "deployment" || at["labels"].(map[string]any)["role"] != "r" {
+		t.Errorf("attributes %v", at)
 	}
 }

@@ -60,7 +60,7 @@ func compilePermission(p *rbacv3.Permission, opts Options) (predicate, error) {
 		}
 		return func(req Request) bool { return f(req.RequestedServerName()) }, nil
 	case *rbacv3.Permission_Metadata:
-		return compileMetadata(r.Metadata)
+		return compileMetadata(r.Metadata) //nolint:staticcheck // deprecated, still sent
 	case *rbacv3.Permission_SourcedMetadata:
 		return compileSourcedMetadata(r.SourcedMetadata)
 	case *rbacv3.Permission_Matcher:

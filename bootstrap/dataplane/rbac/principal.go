@@ -33,7 +33,7 @@ func compilePrincipal(p *rbacv3.Principal, opts Options) (predicate, error) {
 	case *rbacv3.Principal_FilterState:
 		return compileFilterState(id.FilterState)
 	case *rbacv3.Principal_SourceIp:
-		return compileIP("source_ip", id.SourceIp, Request.SourceIP)
+		return compileIP("source_ip", id.SourceIp, Request.SourceIP) //nolint:staticcheck // deprecated, still sent
 	case *rbacv3.Principal_DirectRemoteIp:
 		return compileIP("direct_remote_ip", id.DirectRemoteIp, Request.SourceIP)
 	case *rbacv3.Principal_RemoteIp:
@@ -43,7 +43,7 @@ func compilePrincipal(p *rbacv3.Principal, opts Options) (predicate, error) {
 	case *rbacv3.Principal_UrlPath:
 		return compileURLPath(id.UrlPath, opts)
 	case *rbacv3.Principal_Metadata:
-		return compileMetadata(id.Metadata)
+		return compileMetadata(id.Metadata) //nolint:staticcheck // deprecated, still sent
 	case *rbacv3.Principal_SourcedMetadata:
 		return compileSourcedMetadata(id.SourcedMetadata)
 	case *rbacv3.Principal_Custom:

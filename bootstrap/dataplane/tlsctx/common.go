@@ -1,18 +1,17 @@
 package tlsctx
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 )
 
 // Secrets resolves references to secrets.
@@ -20,17 +19,16 @@ type Secrets interface{ Ref(Key) *Ref }
 
 // common is what both directions share.
 type common struct {
-	min, max  uint16
-	ciphers   []uint16
-	alpn      []string
-	certs     []*Ref
-	waits     []Wait
-	inline    []*tls.Certificate
-	roots     *Ref    // validation context from SDS
-	static    *Secret // validation context given inline
-	sans      sanMatcher
-	verify    bool // a trusted CA is configured or expected
-	acceptAll bool // ACCEPT_UNTRUSTED
+	min, max uint16
+	ciphers  []uint16
+	curves   []tls.CurveID
+	alpn     []string
+	certs    []*Ref
+	waits    []Wait
+	inline   []*tls.Certificate
+	roots    *Ref    // validation context from SDS
+	static   *Secret // validation context given inline, the default of that from SDS
+	verify   bool    // a trusted CA or a pin is configured or expected
 }
 
 const commonFields = "tls_params tls_certificates tls_certificate_sds_secret_configs alpn_protocols " +
@@ -83,13 +81,12 @@ func (c *common) setValidation(ctx *tlsv3.CommonTlsContext, secrets Secrets) err
 		if err := c.static.setValidation(inline); err != nil {
 			return err
 		}
-		c.acceptAll = inline.GetTrustChainVerification() == tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
-		m, err := compileSANs(inline)
-		if err != nil {
-			return err
+		if c.static.Roots == nil && sds == nil {
+			if err := needsCA(c.static); err != nil {
+				return err
+			}
 		}
-		c.sans = m
-		c.verify = c.static.Roots != nil
+		c.verify = c.static.Roots != nil || c.static.rules.pinned()
 	}
 	if sds != nil {
 		k, err := secretKey(sds)
@@ -155,12 +152,34 @@ func (c *common) refs() []*Ref {
 	return out
 }
 
-var (
-	// ErrNoSecret says that a handshake was due before SDS had delivered the secret.
-	ErrNoSecret = errors.New("secret is not supplied by SDS")
-	// ErrPeerIdentity says that the peer's certificate carries no accepted subject alternative name.
-	ErrPeerIdentity = errors.New("verify SAN list: no subject alternative name matches")
-)
+// ErrNoSecret says that a handshake was due before SDS had delivered the secret.
+var ErrNoSecret = errors.New("secret is not supplied by SDS")
+
+// secretWait is how long a handshake waits for a secret that has not arrived. It comes a moment after the configuration
+// that names it.
+const secretWait = 2 * time.Second
+
+// await waits for secrets that have not arrived. It waits neither long nor beyond the end of ctx.
+func (c *common) await(ctx context.Context) {
+	var late <-chan time.Time
+	for _, r := range c.refs() {
+		if r.Load() != nil {
+			continue
+		}
+		if late == nil {
+			t := time.NewTimer(secretWait)
+			defer t.Stop()
+			late = t.C
+		}
+		select {
+		case <-r.Ready():
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
 func (c *common) certificates() ([]tls.Certificate, error) {
 	out := make([]tls.Certificate, 0, len(c.certs)+len(c.inline))
@@ -175,93 +194,6 @@ func (c *common) certificates() ([]tls.Certificate, error) {
 		out = append(out, *s.Cert)
 	}
 	return out, nil
-}
-
-// trusted is the validation context in force.
-func (c *common) trusted() (*Secret, error) {
-	if c.roots == nil {
-		return c.static, nil
-	}
-	s := c.roots.Load()
-	if s == nil || s.Roots == nil {
-		return nil, fmt.Errorf("validation context %q: %w", c.roots.Key.Name, ErrNoSecret)
-	}
-	return s, nil
-}
-
-// verifyChain checks the peer's chain against trusted CAs and revocation lists.
-func verifyChain(trusted *Secret, peer []*x509.Certificate) error {
-	opts := x509.VerifyOptions{
-		Roots:         trusted.Roots,
-		Intermediates: x509.NewCertPool(),
-		CurrentTime:   time.Now(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	}
-	for _, ic := range peer[1:] {
-		opts.Intermediates.AddCert(ic)
-	}
-	chains, err := peer[0].Verify(opts)
-	if err != nil {
-		return fmt.Errorf("verify peer certificate: %w", err)
-	}
-	return checkRevocation(trusted.CRLs, chains[0])
-}
-
-// verifyPeer checks the chain against the trusted CAs and the SANs against the matchers; extra, when not nil, must also
-// hold for some SAN.
-func (c *common) verifyPeer(state tls.ConnectionState, extra match.String) error {
-	if !c.verify || len(state.PeerCertificates) == 0 {
-		return nil
-	}
-	leaf := state.PeerCertificates[0]
-	if !c.acceptAll {
-		trusted, err := c.trusted()
-		if err != nil {
-			return err
-		}
-		if trusted.Roots != nil {
-			if err := verifyChain(trusted, state.PeerCertificates); err != nil {
-				return err
-			}
-		}
-	}
-	if c.sans != nil && !c.sans(leaf) {
-		return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
-	}
-	if c.roots != nil {
-		if s := c.roots.Load(); s != nil && s.Extra != nil {
-			m, err := compileSANs(s.Extra)
-			if err != nil {
-				return err
-			}
-			if m != nil && !m(leaf) {
-				return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
-			}
-		}
-	}
-	if extra != nil && !anySAN(leaf, extra) {
-		return fmt.Errorf("%w (peer has %v %v)", ErrPeerIdentity, leaf.URIs, leaf.DNSNames)
-	}
-	return nil
-}
-
-func anySAN(c *x509.Certificate, m match.String) bool {
-	for _, u := range c.URIs {
-		if m(u.String()) {
-			return true
-		}
-	}
-	for _, d := range c.DNSNames {
-		if m(d) {
-			return true
-		}
-	}
-	for _, ip := range c.IPAddresses {
-		if m(net.IP.String(ip)) {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *common) leaf() *x509.Certificate {

@@ -72,7 +72,7 @@ func TestRevocation(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		err = checkRevocation(lists, chain)
+		err = checkRevocation(lists, chain, time.Now())
 		if (err == nil) != tt.ok || errors.Is(err, ErrRevoked) != tt.revoked {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -105,6 +105,8 @@ func (s *Server) configs() (*serverConfigs, error) {
 		MinVersion:             s.common.min,
 		MaxVersion:             s.common.max,
 		CipherSuites:           s.common.ciphers,
+		CurvePreferences:       s.common.curves,
+		ClientCAs:              s.common.clientCAs(),
 		SessionTicketsDisabled: !s.tickets,
 		ClientAuth:             s.clientAuth(),
 		VerifyConnection: func(state tls.ConnectionState) error {

@@ -2,13 +2,12 @@ package tlsctx
 
 import (
 	"crypto/tls"
-	"crypto/x509"
+	"fmt"
 	"strings"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 )
 
 var cipherIDs = map[string]uint16{
@@ -26,10 +25,16 @@ var cipherIDs = map[string]uint16{
 	"AES128-GCM-SHA256":             tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
 	"AES128-SHA":                    tls.TLS_RSA_WITH_AES_128_CBC_SHA,
 	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+	"DES-CBC3-SHA":                  tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA,
+}
+
+var curveIDs = map[string]tls.CurveID{
+	"P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521, "X25519": tls.X25519,
+	"X25519MLKEM768": tls.X25519MLKEM768,
 }
 
 func (c *common) setParams(p *tlsv3.TlsParameters) error {
-	const known = "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites"
+	const known = "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves"
 	if err := fields.Check(p, known); err != nil {
 		return err
 	}
@@ -44,6 +49,16 @@ func (c *common) setParams(p *tlsv3.TlsParameters) error {
 			}
 			c.ciphers = append(c.ciphers, id)
 		}
+	}
+	for _, name := range p.GetEcdhCurves() {
+		id, ok := curveIDs[name]
+		if !ok {
+			return fields.Unsupported(p, "ecdh_curves", "curve "+name)
+		}
+		c.curves = append(c.curves, id)
+	}
+	if c.min > c.max {
+		return fmt.Errorf("tls_params: the minimum protocol version is above the maximum")
 	}
 	return nil
 }
@@ -60,85 +75,5 @@ func version(v tlsv3.TlsParameters_TlsProtocol, auto uint16) uint16 {
 		return tls.VersionTLS13
 	default:
 		return auto
-	}
-}
-
-type sanMatcher func(*x509.Certificate) bool
-
-// compileSANs gives nil when the context names no SAN, which accepts every name.
-func compileSANs(v *tlsv3.CertificateValidationContext) (sanMatcher, error) {
-	var all []sanMatcher
-	//nolint:staticcheck // istiod still fills the deprecated list.
-	for _, m := range v.GetMatchSubjectAltNames() {
-		s, err := match.Compile(m)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, func(c *x509.Certificate) bool { return anySAN(c, s) })
-	}
-	for _, m := range v.GetMatchTypedSubjectAltNames() {
-		s, err := match.Compile(m.GetMatcher())
-		if err != nil {
-			return nil, err
-		}
-		typed, err := typedSAN(m, s)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, typed)
-	}
-	if len(all) == 0 {
-		return nil, nil
-	}
-	return func(c *x509.Certificate) bool {
-		for _, m := range all {
-			if m(c) {
-				return true
-			}
-		}
-		return false
-	}, nil
-}
-
-func typedSAN(m *tlsv3.SubjectAltNameMatcher, s match.String) (sanMatcher, error) {
-	switch m.GetSanType() {
-	case tlsv3.SubjectAltNameMatcher_URI:
-		return func(c *x509.Certificate) bool {
-			for _, u := range c.URIs {
-				if s(u.String()) {
-					return true
-				}
-			}
-			return false
-		}, nil
-	case tlsv3.SubjectAltNameMatcher_DNS:
-		return func(c *x509.Certificate) bool {
-			for _, d := range c.DNSNames {
-				if s(d) {
-					return true
-				}
-			}
-			return false
-		}, nil
-	case tlsv3.SubjectAltNameMatcher_IP_ADDRESS:
-		return func(c *x509.Certificate) bool {
-			for _, ip := range c.IPAddresses {
-				if s(ip.String()) {
-					return true
-				}
-			}
-			return false
-		}, nil
-	case tlsv3.SubjectAltNameMatcher_EMAIL:
-		return func(c *x509.Certificate) bool {
-			for _, e := range c.EmailAddresses {
-				if s(e) {
-					return true
-				}
-			}
-			return false
-		}, nil
-	default:
-		return nil, fields.Unsupported(m, "san_type", m.GetSanType().String())
 	}
 }

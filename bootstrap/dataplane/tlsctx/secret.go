@@ -35,8 +35,8 @@ type Secret struct {
 	Cert    *tls.Certificate // set for a certificate
 	Roots   *x509.CertPool   // set for a validation context with a trusted CA
 	CAs     []*x509.Certificate
-	CRLs    []*x509.RevocationList              // of a validation context; none where nothing is revoked
-	Extra   *tlsv3.CertificateValidationContext // the validation context itself
+	CRLs    []*x509.RevocationList // of a validation context; none where nothing is revoked
+	rules   peerRules              // of a validation context
 }
 
 // ParseSecret parses a tls_certificate or validation_context secret. Errors name the secret.
@@ -63,11 +63,14 @@ func ParseSecret(s *tlsv3.Secret, version string, now time.Time) (*Secret, error
 }
 
 func (s *Secret) setValidation(v *tlsv3.CertificateValidationContext) error {
-	const known = "trusted_ca match_typed_subject_alt_names match_subject_alt_names trust_chain_verification allow_expired_certificate crl"
+	const known = "trusted_ca match_typed_subject_alt_names match_subject_alt_names trust_chain_verification crl " +
+		"only_verify_leaf_cert_crl verify_certificate_spki verify_certificate_hash"
 	if err := fields.Check(v, known); err != nil {
 		return err
 	}
-	s.Extra = v
+	if err := s.rules.compile(v); err != nil {
+		return err
+	}
 	crl, err := dataSource(v.GetCrl())
 	if err != nil {
 		return fmt.Errorf("crl: %w", err)
@@ -117,7 +120,8 @@ func keyPair(c *tlsv3.TlsCertificate) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate and key: %w", err)
 	}
-	return &pair, nil
+	pair.OCSPStaple, err = staple(c.GetOcspStaple(), time.Now())
+	return &pair, err
 }
 
 func dataSource(d *corev3.DataSource) ([]byte, error) {

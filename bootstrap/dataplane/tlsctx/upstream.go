@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
@@ -24,6 +25,7 @@ type Client struct {
 	mu    sync.Mutex
 	from  []*Secret
 	cache tls.ClientSessionCache
+	until time.Time // a certificate that cached sessions rest on ends then
 }
 
 // Options vary one handshake.
@@ -53,6 +55,7 @@ func (c *Client) SNI() string { return c.sni }
 
 // Handshake takes the client's side on conn. On error conn is left open.
 func (c *Client) Handshake(ctx context.Context, conn net.Conn, o Options) (*tls.Conn, error) {
+	c.common.await(ctx)
 	certs, err := c.common.certificates()
 	if err != nil {
 		return nil, err
@@ -75,10 +78,15 @@ func (c *Client) Handshake(ctx context.Context, conn net.Conn, o Options) (*tls.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		MaxVersion:         c.common.max,
 		CipherSuites:       c.common.ciphers,
+		CurvePreferences:   c.common.curves,
 		NextProtos:         c.common.alpn,
 		ClientSessionCache: c.sessions(),
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return c.common.verifyPeer(state, extra)
+			err := c.common.verifyPeer(state, extra)
+			if err == nil && len(state.PeerCertificates) > 0 {
+				c.restsOn(state.PeerCertificates[0].NotAfter)
+			}
+			return err
 		},
 	}
 	if len(certs) > 0 {
@@ -102,10 +110,20 @@ func (c *Client) sessions() tls.ClientSessionCache {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cache == nil || !slices.Equal(c.from, now) {
-		c.from, c.cache = now, tls.NewLRUClientSessionCache(64)
+	if c.cache == nil || !slices.Equal(c.from, now) || !c.until.IsZero() && time.Now().After(c.until) {
+		c.from, c.cache, c.until = now, tls.NewLRUClientSessionCache(64), time.Time{}
 	}
 	return c.cache
+}
+
+// restsOn notes when the certificate of a server ends: its sessions are of no use any more, as its identity is checked
+// whenever one is resumed.
+func (c *Client) restsOn(notAfter time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until.IsZero() || notAfter.Before(c.until) {
+		c.until = notAfter
+	}
 }
 
 // hostMatches reports whether a DNS SAN (which may start with "*.") or an exact IP or URI covers host.
