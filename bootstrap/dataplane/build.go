@@ -4,8 +4,11 @@ import (
 	"fmt"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	nauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	nlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/local_ratelimit/v3"
 	nrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	snidfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	statsv1 "istio.io/api/envoy/extensions/stats"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/hcm"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/listener"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/metrics"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/netfilter"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"
@@ -32,7 +36,10 @@ func (b *builder) Filter(f *listenerv3.Filter, ctx listener.Context) (listener.B
 	if err := fields.Check(f, "name typed_config"); err != nil {
 		return listener.Built{}, err
 	}
-	body := f.GetTypedConfig()
+	body, err := registry.Plain(f.GetTypedConfig())
+	if err != nil {
+		return listener.Built{}, fmt.Errorf("network filter %q: %w", f.GetName(), err)
+	}
 	switch url := registry.InnerType(body); url {
 	case registry.HTTPConnectionManager:
 		p := &hcmv3.HttpConnectionManager{}
@@ -66,6 +73,27 @@ func (b *builder) Filter(f *listenerv3.Filter, ctx listener.Context) (listener.B
 		}
 		r, err := netfilter.NewRBAC(p, b.env.Stats)
 		return listener.Built{Filter: r}, err
+	case registry.NetworkExtAuthz:
+		p := &nauthzv3.ExtAuthz{}
+		if err := body.UnmarshalTo(p); err != nil {
+			return listener.Built{}, err
+		}
+		e, err := netfilter.NewExtAuthz(p, b.env.Clusters, b.env.Stats)
+		return listener.Built{Filter: e}, err
+	case registry.NetworkLocalLimit:
+		p := &nlimitv3.LocalRateLimit{}
+		if err := body.UnmarshalTo(p); err != nil {
+			return listener.Built{}, err
+		}
+		l, err := netfilter.NewLocalRateLimit(p, b.env.Stats)
+		return listener.Built{Filter: l}, err
+	case registry.DynamicSNI:
+		p := &snidfpv3.FilterConfig{}
+		if err := body.UnmarshalTo(p); err != nil {
+			return listener.Built{}, err
+		}
+		d, err := netfilter.NewSNIProxy(p)
+		return listener.Built{Filter: d}, err
 	case registry.MetadataExchangeTCP:
 		return listener.Built{Filter: &netfilter.Exchange{Self: b.env.Self}}, nil
 	case registry.IstioStats:
@@ -73,8 +101,8 @@ func (b *builder) Filter(f *listenerv3.Filter, ctx listener.Context) (listener.B
 		if err := body.UnmarshalTo(p); err != nil {
 			return listener.Built{}, err
 		}
-		o, err := hcm.ParseOverrides(p)
-		return listener.Built{Filter: &netfilter.Stats{Self: b.env.Self, Overrides: o, Registry: b.env.Stats}}, err
+		c, err := metrics.Compile(p, b.env.Self, b.env.Stats)
+		return listener.Built{Filter: &netfilter.Stats{Env: b.env, Config: c}}, err
 	default:
 		return listener.Built{}, fields.UnsupportedType("network filter", f.GetName(), url)
 	}

@@ -235,7 +235,7 @@ func TestUnknownConfigurationIsRefusedByName(t *testing.T) {
 		t.Error("a removed listener still answers")
 	}
 	field := listenerJSON(t, "f", port, direct("x"))
-	field.Freebind, field.ReusePort = nil, true
+	field.Freebind, field.ReusePort = nil, true //nolint:staticcheck // deprecated, still sent
 	field.ListenerSpecifier = &listenerv3.Listener_InternalListener{InternalListener: &listenerv3.Listener_InternalListenerConfig{}}
 	if nack := c.push(t, xds.ListenerType, map[string]proto.Message{"f": field}); !strings.Contains(nack, "Listener.") {
 		t.Errorf("refusal: %s", nack)

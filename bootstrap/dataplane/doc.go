@@ -9,21 +9,29 @@
 // NACKed with the name of the field or type, and the last good version stays in force.
 //
 // Supported: original destination and hand-off to per-service listeners, filter chain matching in Envoy's order, TLS
-// and HTTP inspection, HTTP/1.1, HTTP/2 and upgrades, routes with weights, redirects, rewrites, header rules, direct
-// responses, timeouts and retries, TCP proxying, EDS, static, DNS and original-destination clusters with round robin,
-// least request and random balancing over priorities, mutual TLS with SPIFFE identities in both directions, access
-// rules for HTTP and TCP, access logs, fault injection, CORS, peer metadata, Istio's standard metrics, the admin port.
+// and HTTP inspection, HTTP/1.1, HTTP/2, upgrades and CONNECT, routes by path, headers, query, claims and filter state,
+// with weights, redirects, rewrites, header rules, direct responses, mirroring, timeouts and retries, gRPC-Web, TCP
+// proxying and tunnelling, EDS, static, DNS, original-destination and dynamic-forward-proxy clusters with round robin,
+// least request, random, ring hash and maglev balancing, slow start, priorities with failover and panic, locality
+// weights, persistent sessions, circuit breakers, retry budgets, outlier detection, mutual TLS with SPIFFE identities
+// in both directions, access rules for HTTP and TCP, fault injection, CORS, peer metadata, Istio's standard metrics
+// with tags by CEL, access logs to files and collectors, trace contexts and spans by OTLP and to Zipkin, the admin
+// port, JWT authentication with keys inline or fetched, external authorization by gRPC and HTTP, local and global rate
+// limits, the PROXY protocol in both directions.
 //
-// Not supported, and refused: HBONE and ambient mode, HTTP/3, Wasm, Lua, external processing and authorization, JWT,
-// ring hash and maglev, subset load balancing, outlier detection, active health checks, request mirroring, hedging,
-// CONNECT, TPROXY, the PROXY protocol, rate limits, MongoDB, MySQL and Redis filters.
+// Not supported, and refused: HBONE and ambient mode, HTTP/3, Wasm, Lua, external processing, subset load balancing,
+// zone awareness (where the proxy discovers its own cluster), override_host balancing, active health checks, internal
+// redirects, hedging, upgrades and CONNECT by the extended CONNECT of HTTP/2, TPROXY, extensions (TLVs) of the PROXY
+// protocol, MongoDB, MySQL and Redis filters.
 //
-// Different from Envoy: there is no panic mode (unhealthy endpoints never get traffic), weighted least request looks at
-// two random hosts of the weighted schedule, a request that waits for a connection under a circuit breaker does so only
-// over HTTP/1.1, network RBAC decides when the connection opens and not at its first byte, TCP metrics appear when a
-// connection ends, counters cannot be reset, the log level is fixed at the start, and DNS TTLs are not looked at.
+// Different from Envoy: all connections share one schedule where Envoy has one for each worker, a maglev table is built
+// from hosts in the order of their addresses, "Expect: 100-continue" is answered here when the upstream takes the body,
+// and a mirrored request is given up after five minutes where its route has no timeout, sizes in metrics are those of
+// bodies, an access log service gets a stream for each batch, and scrapes leave out statistics that were never used,
+// a request waits up to two seconds for the first endpoints of a cluster that has just arrived, and a handshake as long
+// for its secret.
 //
-// Accepted without effect, because no traffic changes by it: statistics tags, prefixes and matchers, tracing (no spans
-// are reported; trace headers pass through), gRPC statistics, compression of the statistics port, buffer limits, socket
-// balancing, the overload manager, runtime flags, workload discovery.
+// Accepted without effect, because no traffic changes by it: statistics tags, prefixes, matchers and buckets,
+// compression of the statistics port, buffer limits, socket balancing, the overload manager, runtime flags, workload
+// discovery.
 package dataplane

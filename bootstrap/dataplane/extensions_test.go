@@ -81,6 +81,10 @@ var places = map[string]string{
 	"cluster filter":              `{"name":"c","type":"STATIC","filters":[{"name":"x","typedConfig":"EXTENSION"}]}`,
 	"load balancing policy": `{"name":"c","type":"STATIC","loadBalancingPolicy":{"policies":[{"typedExtensionConfig":{"name":"x",
 		"typedConfig":"EXTENSION"}}]}}`,
+	"session state": `{"name":"l","ADDRESS":0,"filterChains":[{"filters":[{"name":"hcm","typedConfig":{"HCM":0,
+		"routeConfig":{"name":"r"},"httpFilters":[{"name":"x","typedConfig":{
+		"@type":"type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+		"sessionState":{"name":"x","typedConfig":"EXTENSION"}}},"ROUTER"]}}]}]}`,
 	"protocol options": `{"name":"c","type":"STATIC","typedExtensionProtocolOptions":{
 		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":"EXTENSION"}}`,
 	"DNS resolver":     `{"name":"c","type":"STATIC","typedDnsResolverConfig":{"name":"x","typedConfig":"EXTENSION"}}`,
@@ -89,9 +93,21 @@ var places = map[string]string{
 
 // samples are values for types that an empty message is no good for.
 var samples = map[string]string{
+	"envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality": `,"endpointPickingPolicy":{"policies":[{"typedExtensionConfig":
+		{"name":"r","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin"}}}]}`,
 	"envoy.extensions.access_loggers.file.v3.FileAccessLog":              `,"path":"/dev/null"`,
+	"envoy.config.trace.v3.ZipkinConfig":                                 `,"collectorEndpointVersion":"HTTP_JSON"`,
 	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": `,"pathTemplate":"/a/*"`,
-	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":             `,"statPrefix":"x","cluster":"c"`,
+	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":                `,"httpService":{"serverUri":{"uri":"x","cluster":"c","timeout":"1s"}}`,
+	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute":        `,"disabled":true`,
+	"envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig":          `,"disabled":true`,
+	"envoy.extensions.filters.http.ratelimit.v3.RateLimit":               `,"domain":"d","rateLimitService":{"grpcService":{"envoyGrpc":{"clusterName":"c"}}}`,
+	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":    `,"statPrefix":"x"`,
+	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit": `,"statPrefix":"x","tokenBucket":{"maxTokens":1,"fillInterval":"1s"}`,
+	"envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":             `,"statPrefix":"x","grpcService":{"envoyGrpc":{"clusterName":"c"}}`,
+	"envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": `,"transportSocket":{"name":"raw","typedConfig":{
+		"@type":"type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}`,
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": `,"statPrefix":"x","cluster":"c"`,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": `,"statPrefix":"x","routeConfig":{"name":"r"},
 		"httpFilters":[{"name":"r","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]`,
 }

@@ -4,20 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/admin"
 )
 
-// Options are what the command line says, and Level, which goes with the logger.
+// Options are what the command line says, and Loggers, which go with the logger.
 type Options struct {
 	ConfigPath    string
 	ConfigYAML    string
 	DrainTime     time.Duration
 	FlushInterval time.Duration
 	LogLevel      string
-	Level         *slog.LevelVar // the level in force, for the admin port to change; nil for fixed
+	Loggers       *admin.Loggers // their levels are in force, for the admin port to change; nil for a fixed logger
 	ComponentLog  string
 	Concurrency   int // 0: as many as the machine has
 	Version       bool

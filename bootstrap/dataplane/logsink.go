@@ -1,77 +1,74 @@
 package dataplane
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/fields"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/hcm"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/registry"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 )
 
-// defaultLogFormat is Envoy's, for loggers that give none.
-const defaultLogFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" " +
-	"%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% " +
-	"\"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n"
-
-// logSinks are the files that access logs go to, one writer per path, flushed together.
+// logSinks are what access logs go to: files, one writer per path, and collectors, one queue for equal
+// configurations.
 type logSinks struct {
-	log   *slog.Logger
-	mu    sync.Mutex
-	files map[string]*logFile
-	stop  chan struct{}
-	done  chan struct{}
+	clusters *cluster.Manager
+	stats    *stats.Registry
+	node     *corev3.Node
+
+	collectors map[string]*logCollector
+	log        *slog.Logger
+	mu         sync.Mutex
+	files      map[string]*logFile
+	every      time.Duration // between flushes
 }
 
-func newLogSinks(every time.Duration, log *slog.Logger) *logSinks {
+func newLogSinks(every time.Duration, clusters *cluster.Manager, reg *stats.Registry, node *corev3.Node, log *slog.Logger) *logSinks {
 	if every <= 0 {
 		every = time.Second
 	}
-	s := &logSinks{log: log, files: map[string]*logFile{}, stop: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
-		t := time.NewTicker(every)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-				s.flush()
-			case <-s.stop:
-				s.flush()
-				return
-			}
-		}
-	}()
-	return s
+	return &logSinks{
+		every: every, clusters: clusters, stats: reg, node: node, collectors: map[string]*logCollector{}, log: log, files: map[string]*logFile{},
+	}
 }
 
+// flush writes what every file has got, and returns when that is done.
 func (s *logSinks) flush() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.files {
+	files := slices.Collect(maps.Values(s.files))
+	s.mu.Unlock()
+	for _, f := range files {
 		f.flush()
 	}
 }
 
-// Close flushes and closes every file.
+// Close flushes and closes every file, and sends what collectors have not got yet.
 func (s *logSinks) Close() {
-	close(s.stop)
-	<-s.done
+	s.mu.Lock()
+	collectors := s.collectors
+	s.collectors = nil
+	s.mu.Unlock()
+	for _, c := range collectors {
+		c.close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.files {
-		_ = f.out.Close()
+		f.close()
 	}
 }
 
@@ -90,58 +87,25 @@ func (s *logSinks) open(path string) (*logFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("access log: %w", err)
 	}
-	f := &logFile{out: out, log: s.log}
+	f := newLogFile(out, s.every, s.log)
 	s.files[path] = f
 	return f, nil
 }
 
-const flushAt = 64 << 10
-
-type logFile struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-	out *os.File
-	log *slog.Logger
+// logger is one configured access log.
+type logger struct {
+	node  *corev3.Node
+	keep  accesslog.Filter
+	write func(*accesslog.Entry)
 }
 
-func (f *logFile) write(line []byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.buf.Write(line)
-	if f.buf.Len() >= flushAt {
-		f.flushLocked()
-	}
-}
-
-func (f *logFile) flush() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.flushLocked()
-}
-
-func (f *logFile) flushLocked() {
-	if f.buf.Len() == 0 {
-		return
-	}
-	if _, err := f.out.Write(f.buf.Bytes()); err != nil {
-		f.log.Warn("write access log", "err", err)
-	}
-	f.buf.Reset()
-}
-
-// fileLogger is one configured access log.
-type fileLogger struct {
-	file   *logFile
-	format *accesslog.Formatter
-	keep   func(*accesslog.Entry) bool
-}
-
-var _ hcm.Logger = (*fileLogger)(nil)
+var _ hcm.Logger = (*logger)(nil)
 
 // Log implements hcm.Logger.
-func (l *fileLogger) Log(e *accesslog.Entry) {
-	if l.keep == nil || l.keep(e) {
-		l.file.write(l.format.Format(e))
+func (l *logger) Log(e *accesslog.Entry) {
+	e.Node = l.node
+	if l.keep.Keeps(e) {
+		l.write(e)
 	}
 }
 
@@ -149,27 +113,66 @@ func (l *fileLogger) Log(e *accesslog.Entry) {
 func (s *logSinks) loggers(list []*accesslogv3.AccessLog) ([]hcm.Logger, error) {
 	var out []hcm.Logger
 	for _, a := range list {
-		if url := a.GetTypedConfig().GetTypeUrl(); url != registry.FileAccessLog {
-			return nil, fields.UnsupportedType("access log", a.GetName(), url)
-		}
-		p := &filelogv3.FileAccessLog{}
-		if err := a.GetTypedConfig().UnmarshalTo(p); err != nil {
+		if err := fields.Check(a, "name filter typed_config"); err != nil {
 			return nil, err
 		}
-		l := &fileLogger{}
-		var err error
-		if l.format, err = logFormat(p); err != nil {
+		keep, err := accesslog.CompileFilter(a.GetFilter())
+		if err != nil {
+			return nil, fmt.Errorf("access log %q: filter: %w", a.GetName(), err)
+		}
+		write, err := s.writer(a)
+		if err != nil {
 			return nil, fmt.Errorf("access log %q: %w", a.GetName(), err)
 		}
-		if l.keep, err = logFilter(a.GetFilter()); err != nil {
-			return nil, err
-		}
-		if l.file, err = s.open(p.GetPath()); err != nil {
-			return nil, err
-		}
-		out = append(out, l)
+		out = append(out, &logger{node: s.node, keep: keep, write: write})
 	}
 	return out, nil
+}
+
+// writer makes what takes the entries of one access log.
+func (s *logSinks) writer(a *accesslogv3.AccessLog) (func(*accesslog.Entry), error) {
+	body := a.GetTypedConfig()
+	switch url := body.GetTypeUrl(); url {
+	case registry.FileAccessLog:
+		p := &filelogv3.FileAccessLog{}
+		if err := body.UnmarshalTo(p); err != nil {
+			return nil, err
+		}
+		format, err := logFormat(p)
+		if err != nil {
+			return nil, err
+		}
+		return s.toFile(p.GetPath(), format)
+	case registry.StdoutAccessLog, registry.StderrAccessLog:
+		path, p := "/dev/stdout", &streamv3.StdoutAccessLog{}
+		if url == registry.StderrAccessLog {
+			path = "/dev/stderr"
+		}
+		// Both messages have the same one field.
+		if err := proto.Unmarshal(body.GetValue(), p); err != nil {
+			return nil, err
+		}
+		format, err := accesslog.CompileText(accesslog.DefaultText)
+		if f := p.GetLogFormat(); f != nil {
+			format, err = accesslog.Compile(f)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s.toFile(path, format)
+	case registry.HTTPGrpcAccessLog, registry.TCPGrpcAccessLog, registry.OTelAccessLog:
+		return s.collector(body)
+	default:
+		return nil, fields.UnsupportedType("access log", a.GetName(), url)
+	}
+}
+
+func (s *logSinks) toFile(path string, format *accesslog.Formatter) (func(*accesslog.Entry), error) {
+	file, err := s.open(path)
+	if err != nil {
+		return nil, err
+	}
+	return func(e *accesslog.Entry) { file.write(format.Format(e)) }, nil
 }
 
 func logFormat(p *filelogv3.FileAccessLog) (*accesslog.Formatter, error) {
@@ -184,68 +187,5 @@ func logFormat(p *filelogv3.FileAccessLog) (*accesslog.Formatter, error) {
 	if j := p.GetTypedJsonFormat(); j != nil {
 		return accesslog.Compile(&corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: j}})
 	}
-	return accesslog.CompileText(defaultLogFormat)
-}
-
-// logFilter gives nil for a log that keeps everything.
-func logFilter(f *accesslogv3.AccessLogFilter) (func(*accesslog.Entry) bool, error) {
-	switch t := f.GetFilterSpecifier().(type) {
-	case nil:
-		return nil, nil
-	case *accesslogv3.AccessLogFilter_ResponseFlagFilter:
-		want := t.ResponseFlagFilter.GetFlags()
-		return func(e *accesslog.Entry) bool {
-			if len(want) == 0 {
-				return e.Flags != 0
-			}
-			for have := range strings.SplitSeq(e.Flags.String(), ",") {
-				if slices.Contains(want, have) {
-					return true
-				}
-			}
-			return false
-		}, nil
-	case *accesslogv3.AccessLogFilter_StatusCodeFilter:
-		c := t.StatusCodeFilter.GetComparison()
-		v := int(c.GetValue().GetDefaultValue())
-		return func(e *accesslog.Entry) bool {
-			switch c.GetOp() {
-			case accesslogv3.ComparisonFilter_GE:
-				return e.ResponseCode >= v
-			case accesslogv3.ComparisonFilter_LE:
-				return e.ResponseCode <= v
-			case accesslogv3.ComparisonFilter_NE:
-				return e.ResponseCode != v
-			default:
-				return e.ResponseCode == v
-			}
-		}, nil
-	case *accesslogv3.AccessLogFilter_AndFilter:
-		return logFilters(t.AndFilter.GetFilters(), false)
-	case *accesslogv3.AccessLogFilter_OrFilter:
-		return logFilters(t.OrFilter.GetFilters(), true)
-	default:
-		return nil, fields.Unsupported(f, fmt.Sprintf("filter_specifier (%T)", t), "")
-	}
-}
-
-func logFilters(list []*accesslogv3.AccessLogFilter, or bool) (func(*accesslog.Entry) bool, error) {
-	var all []func(*accesslog.Entry) bool
-	for _, f := range list {
-		c, err := logFilter(f)
-		if err != nil {
-			return nil, err
-		}
-		if c != nil {
-			all = append(all, c)
-		}
-	}
-	return func(e *accesslog.Entry) bool {
-		for _, c := range all {
-			if c(e) == or {
-				return or
-			}
-		}
-		return !or
-	}, nil
+	return accesslog.CompileText(accesslog.DefaultText)
 }

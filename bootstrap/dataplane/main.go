@@ -44,7 +44,7 @@ func introduce(n *corev3.Node) {
 	if n == nil || n.GetUserAgentName() != "" {
 		return
 	}
-	text := func(s string) *structpb.Value { return structpb.NewStringValue(s) }
+	text := structpb.NewStringValue
 	n.UserAgentName = label
 	n.UserAgentVersionType = &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
 		Version: &typev3.SemanticVersion{MajorNumber: major, MinorNumber: minor, Patch: patch},
@@ -75,9 +75,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "envoy: %v\n", err)
 		return 2
 	}
-	o.Level = new(slog.LevelVar)
-	o.Level.Set(level)
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.Level})).With("scope", "envoy")
+	o.Loggers = admin.NewLoggers(stderr, level)
+	if err := o.Loggers.SetComponents(o.ComponentLog); err != nil {
+		_, _ = fmt.Fprintf(stderr, "envoy: --component-log-level: %v\n", err)
+		return 2
+	}
+	log := o.Loggers.Get("main")
 	if o.Concurrency > 0 {
 		runtime.GOMAXPROCS(max(o.Concurrency, 1))
 	}
@@ -100,9 +103,12 @@ func run(ctx context.Context, o Options, log *slog.Logger) error {
 	sigs := make(chan os.Signal, 4)
 	signal.Notify(sigs, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	defer signal.Stop(sigs)
-	if err := p.Start(); err != nil {
+	if err := p.Start(); err != nil { //nolint:contextcheck // the proxy lives until Shutdown
 		return err
 	}
+	tuned, stop := context.WithCancel(ctx)
+	defer stop()
+	go tuneGC(tuned)
 	log.Info("started", "version", Version(), "admin", p.AdminAddress(), "node", b.GetNode().GetId())
 	for {
 		select {
@@ -110,15 +116,36 @@ func run(ctx context.Context, o Options, log *slog.Logger) error {
 		case <-p.Done():
 		case s := <-sigs:
 			if s == syscall.SIGHUP || s == syscall.SIGUSR1 {
-				p.logs.flush()
+				go p.logs.flush() // it may last
 				continue
 			}
 			log.Info("signal", "signal", s)
-			// Answers that are on their way get a moment; pilot-agent has drained before it sends this.
-			p.Drain(false, false)
-			time.Sleep(200 * time.Millisecond)
+			finish(ctx, p, o.DrainTime, sigs)
 		}
-		p.Shutdown()
+		p.Shutdown() //nolint:contextcheck // it comes when ctx has ended
 		return nil
+	}
+}
+
+// finish lets what is under way come to its end, until the drain time is over or another signal comes.
+func finish(ctx context.Context, p *Proxy, limit time.Duration, sigs <-chan os.Signal) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Finish(ctx)
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case s := <-sigs:
+			if s == syscall.SIGTERM || s == syscall.SIGINT {
+				cancel()
+				<-done
+				return
+			}
+		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/peer"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/tlsctx"
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/tracing"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/xds"
 )
 
@@ -36,6 +37,7 @@ type Proxy struct {
 	routes    *hcm.RouteStore
 	listeners *listener.Manager
 	logs      *logSinks
+	tracers   *tracing.Tracers
 	admin     *admin.Server
 	ads       *xds.Client
 
@@ -89,17 +91,21 @@ func New(b *bootstrapv3.Bootstrap, o Options, log *slog.Logger) (*Proxy, error) 
 	p.eds = upd("cluster_manager.eds", "envoy_cluster_manager_eds")
 	p.rds = upd("http.rds", "envoy_http_rds")
 	p.sdsStat = upd("sds", "envoy_sds")
-	p.clusters = cluster.NewManager(p.ctx, p.secrets, p.stats, net.DefaultResolver)
+	p.clusters = cluster.NewManager(p.ctx, p.secrets, p.stats, cluster.System{})
+	p.clusters.HasLocal(b.GetClusterManager().GetLocalClusterName())
 	self := peer.FromNode(b.GetNode().GetId(), b.GetNode().GetMetadata())
-	p.logs = newLogSinks(o.FlushInterval, log)
-	env := &hcm.Env{Clusters: p.clusters, Routes: p.routes, Stats: p.stats, Log: log, Self: self}
+	p.logs = newLogSinks(o.FlushInterval, p.clusters, p.stats, b.GetNode(), p.logger("file"))
+	env := &hcm.Env{Clusters: p.clusters, Routes: p.routes, Stats: p.stats, Log: p.logger("http"), Self: self, Node: b.GetNode().GetCluster(), Peers: peer.NewCache(1000), Identity: b.GetNode(), Logger: p.logger}
+	p.tracers = &tracing.Tracers{Clusters: p.clusters, Stats: p.stats, Node: b.GetNode(), Log: p.logger("tracing")}
+	//nolint:staticcheck // deprecated, and what pilot-agent writes for proxyConfig.tracing
+	env.Tracers, env.Tracing = p.tracers, b.GetTracing().GetHttp()
 	p.listeners = listener.NewManager(p.ctx, listener.Config{
-		Builder: &builder{env: env, logs: p.logs}, Secrets: p.secrets, Stats: p.stats, Log: log, DrainTime: o.DrainTime,
+		Builder: &builder{env: env, logs: p.logs}, Secrets: p.secrets, Stats: p.stats, Log: p.logger("conn_handler"), DrainTime: o.DrainTime,
 	})
 	p.admin = admin.New(admin.Config{
 		Bootstrap: b, Clusters: p.clusters, Listeners: p.listeners, Routes: p.routes, Secrets: p.secrets, Stats: p.stats,
-		Log: log, State: p.State, Drain: p.Drain, Quit: p.Quit, Args: o.Args, DrainTime: o.DrainTime,
-		Concurrency: o.Concurrency, ConfigPath: o.ConfigPath, LogLevel: o.LogLevel, Level: o.Level, Version: Version(),
+		Log: p.logger("admin"), State: p.State, Drain: p.Drain, Fail: p.Fail, Quit: p.Quit, Args: o.Args, DrainTime: o.DrainTime,
+		Concurrency: o.Concurrency, ConfigPath: o.ConfigPath, LogLevel: o.LogLevel, Loggers: o.Loggers, Version: Version(),
 	})
 	for _, c := range b.GetStaticResources().GetClusters() {
 		if err := p.clusters.AddStatic(c); err != nil {
@@ -110,12 +116,21 @@ func New(b *bootstrapv3.Bootstrap, o Options, log *slog.Logger) (*Proxy, error) 
 	return p, nil
 }
 
+// logger returns the logger of one part.
+func (p *Proxy) logger(part string) *slog.Logger {
+	if p.opts.Loggers == nil {
+		return p.log
+	}
+	return p.opts.Loggers.Get(part)
+}
+
 // release lets go of what New began.
 func (p *Proxy) release() {
 	p.cancel()
 	p.listeners.Close()
-	p.clusters.Close()
+	p.tracers.Close()
 	p.logs.Close()
+	p.clusters.Close()
 }
 
 // Start opens the admin port and the static listeners and connects to the management server. On error everything is
@@ -163,7 +178,7 @@ func (p *Proxy) start() error {
 
 func (p *Proxy) client(name string, mode xds.Mode, h xds.Handler, connected func(bool)) *xds.Client {
 	return xds.New(xds.Config{
-		Name: name, Mode: mode, Node: p.boot.GetNode(), Handler: h, Log: p.log, Connected: connected,
+		Name: name, Mode: mode, Node: p.boot.GetNode(), Handler: h, Log: p.logger("config"), Connected: connected,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			c := p.clusters.Get(name)
 			if c == nil {
@@ -335,7 +350,26 @@ func (p *Proxy) setState(s int32) {
 }
 
 // Drain tells clients to go elsewhere; see listener.Manager.Drain.
-func (p *Proxy) Drain(inboundOnly, graceful bool) { p.listeners.Drain(inboundOnly, graceful) }
+func (p *Proxy) Drain(inboundOnly, graceful, skipExit bool) {
+	p.listeners.Drain(inboundOnly, graceful, skipExit)
+}
+
+// Fail makes the proxy's health check fail and tells clients to go elsewhere, or takes that back.
+func (p *Proxy) Fail(on bool) {
+	p.listeners.Fail(on)
+	switch {
+	case on && p.state.CompareAndSwap(live, draining):
+		p.setState(draining)
+	case !on && p.state.CompareAndSwap(draining, live):
+		p.setState(live)
+	}
+}
+
+// Finish stops taking connections and waits until what is under way has ended, or ctx has.
+func (p *Proxy) Finish(ctx context.Context) {
+	p.Drain(false, false, false)
+	p.listeners.Idle(ctx)
+}
 
 // Quit asks whoever waits on Done to shut the proxy down.
 func (p *Proxy) Quit() { p.once.Do(func() { close(p.quit) }) }
@@ -356,6 +390,7 @@ func (p *Proxy) Shutdown() {
 	p.cancel()
 	p.wg.Wait()
 	p.listeners.Close()
-	p.clusters.Close()
+	p.tracers.Close()
 	p.logs.Close()
+	p.clusters.Close()
 }

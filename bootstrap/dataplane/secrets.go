@@ -18,12 +18,12 @@ func (p *Proxy) applySecrets(src tlsctx.Source, u xds.Update) error {
 	for _, r := range u.Resources {
 		s := &tlsv3.Secret{}
 		if err := r.Body.UnmarshalTo(s); err != nil {
-			errs = append(errs, fmt.Errorf("secret %q: %w", r.Name, err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("secret %q: %w", r.Name, err)))
 			continue
 		}
 		parsed, err := tlsctx.ParseSecret(s, r.Version, time.Now())
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, xds.Refuse(r.Name, err))
 			continue
 		}
 		p.secrets.Set(tlsctx.Key{Source: src, Name: s.GetName()}, parsed)

@@ -91,8 +91,10 @@ func (w *world) agent(name, ip string) *pod {
 	out, err := os.Create(p.proxyLog)
 	must(w.t, err)
 	p.proxy.Stdout, p.proxy.Stderr = out, out
+	p.proxy.SysProcAttr.Setpgid = true // the agent's proxy is in its group, and would outlive it
 	must(w.t, startIn(p.net, p.proxy))
 	w.t.Cleanup(func() {
+		_ = syscall.Kill(-p.proxy.Process.Pid, syscall.SIGKILL)
 		stopProcess(p.proxy)
 		_ = out.Close()
 		if w.t.Failed() {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 )
 
 // runApp is the application of a pod: an HTTP server on 8080 (HTTP/1.1 and h2c), a TCP echo on 9000, a greeting server
@@ -23,12 +22,33 @@ func runApp(control string) int {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		host, _ := os.Hostname()
+		if r.URL.Path != "/seen" {
+			heard.note(r, string(body))
+		}
 		switch {
+		case r.URL.Path == "/seen":
+			heard.tell(w, r.URL.Query().Get("path"))
+			return
+		case strings.HasPrefix(r.URL.Path, "/fail/"):
+			// /fail/STATUS/N/NAME fails the first N requests of that name.
+			var code, n int
+			var name string
+			_, _ = fmt.Sscanf(strings.ReplaceAll(r.URL.Path, "/", " "), " fail %d %d %s", &code, &n, &name)
+			if heard.count(r.URL.Path) <= n {
+				w.Header().Set("X-Failed", name)
+				w.WriteHeader(code)
+				return
+			}
 		case strings.HasPrefix(r.URL.Path, "/status/"):
 			var code int
 			_, _ = fmt.Sscanf(r.URL.Path, "/status/%d", &code)
 			w.WriteHeader(code)
 			return
+		case strings.HasPrefix(r.URL.Path, "/sick/"):
+			if strings.TrimPrefix(r.URL.Path, "/sick/") == os.Getenv("POD") {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
 		case r.URL.Path == "/slow":
 			time.Sleep(2 * time.Second)
 		case r.URL.Path == "/upgrade":
@@ -54,13 +74,18 @@ func runApp(control string) int {
 		})
 	})
 	if os.Getenv("PORTS") != "none" {
-		go func() { _ = http.ListenAndServe(":8080", h2c.NewHandler(h, &http2.Server{})) }()
+		app := &http.Server{Addr: ":8080", Handler: h, Protocols: new(http.Protocols)}
+		app.Protocols.SetHTTP1(true)
+		app.Protocols.SetUnencryptedHTTP2(true)
+		go func() { _ = app.ListenAndServe() }()
+		go serveTLS(":9443", h)
 		go serveTCP(":9000", func(c net.Conn) { _, _ = io.Copy(c, c) })
 		go serveTCP(":9001", func(c net.Conn) {
 			_, _ = io.WriteString(c, "welcome\n")
 			_, _ = io.Copy(io.Discard, c)
 		})
 		go serveGRPC(":7000")
+		go func() { _ = http.ListenAndServe(":3128", http.HandlerFunc(forwardProxy)) }()
 	}
 	ln, err := net.Listen("unix", control)
 	if err != nil {
@@ -102,6 +127,7 @@ type order struct {
 	Body   string // for tcp: what is sent
 	TLS    bool   // for http: no verification
 	Half   bool   // for tcp: end our stream after sending
+	Secure tlsOptions
 }
 
 // outcome is what came of it.
@@ -123,8 +149,12 @@ func controlled(w http.ResponseWriter, r *http.Request) {
 	switch o.Kind {
 	case "tcp":
 		out = sendTCP(o)
+	case "tls":
+		out = sendTLS(o)
 	case "grpc":
 		out = sendGRPC(o)
+	case "streams":
+		out = sendStreams(o)
 	default:
 		out = sendHTTP(o)
 	}

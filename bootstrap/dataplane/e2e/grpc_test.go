@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -49,6 +50,7 @@ func serveGRPC(addr string) {
 	}
 	g := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(g, health{})
+	testpb.RegisterTestServiceServer(g, streams{})
 	_ = g.Serve(ln)
 }
 

@@ -89,15 +89,16 @@ func TestIstioctl(t *testing.T) {
 		}
 	})
 	t.Run("log", func(t *testing.T) {
-		for _, tc := range []struct{ query, want string }{
-			{"", "active loggers:\n  envoy: debug\n"},
-			{"?level=info", "active loggers:\n  envoy: info\n"},
-			{"", "active loggers:\n  envoy: info\n"},
-			{"?envoy=warning", "active loggers:\n  envoy: warning\n"},
+		for _, tc := range []struct{ query, http, rbac string }{
+			{"", "debug", "debug"},
+			{"?level=info", "info", "info"},
+			{"", "info", "info"},
+			{"?rbac=warning", "info", "warning"},
+			{"?paths=http:trace,rbac:error", "trace", "error"},
 		} {
 			o, err := client.order(order{Kind: "http", Method: "POST", URL: "http://127.0.0.1:15000/logging" + tc.query})
 			must(t, err)
-			if o.Status != 200 || o.Body != tc.want {
+			if o.Status != 200 || !strings.Contains(o.Body, "\n  http: "+tc.http+"\n") || !strings.Contains(o.Body, "\n  rbac: "+tc.rbac+"\n") {
 				t.Errorf("/logging%s gave %+v", tc.query, o)
 			}
 		}

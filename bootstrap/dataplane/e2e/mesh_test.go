@@ -45,7 +45,9 @@ type pod struct {
 	proxy        *exec.Cmd
 	proxyLog     string
 	control      *http.Client
-	router       bool // a gateway: no interception, its own listeners
+	router       bool                       // a gateway: no interception, its own listeners
+	env          []string                   // more of pilot-agent's environment
+	tune         func(*meshapi.ProxyConfig) // changes the proxy's configuration
 }
 
 // trusting takes every client for a pod of namespace ns, which istiod wants to know before it hands out secrets.
@@ -74,6 +76,12 @@ func newWorld(t *testing.T, objects, configs string) *world {
 // newWorldOn is newWorld with istiod on TCP where tcp says so, for clients that are pilot-agents.
 func newWorldOn(t *testing.T, objects, configs string, tcp bool) *world {
 	t.Helper()
+	return newWorldOf(t, objects, configs, tcp, func(*meshapi.MeshConfig) {})
+}
+
+// newWorldOf is newWorldOn with changes to the mesh's configuration.
+func newWorldOf(t *testing.T, objects, configs string, tcp bool, tune func(*meshapi.MeshConfig)) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
@@ -86,6 +94,7 @@ func newWorldOn(t *testing.T, objects, configs string, tcp bool) *world {
 	m := mesh.DefaultMeshConfig()
 	m.AccessLogFile = "./access.log" // in the directory of each pod; istiod's generators cache it per process
 	m.DefaultProviders = &meshapi.MeshConfig_DefaultProviders{Metrics: []string{"prometheus"}}
+	tune(m)
 	w.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
 		KubernetesObjectString: objects, ConfigString: configs, MeshConfig: m, DisableSecretAuthorization: true,
 		ListenerBuilder: func() (net.Listener, error) {
@@ -251,15 +260,18 @@ func (p *pod) startProxy() {
 	pc.StatusPort = 15020
 	pc.DiscoveryAddress = "istiod.istio-system.svc:15012"
 	pc.DrainDuration = nil
+	if p.tune != nil {
+		p.tune(pc)
+	}
 	node, err := istiobootstrap.GetNodeMetaData(istiobootstrap.MetadataOptions{
 		ID: fmt.Sprintf("%s~%s~%s.ns~ns.svc.cluster.local", map[bool]string{true: "router", false: "sidecar"}[p.router], p.ip, p.name),
-		Envs: []string{
+		Envs: append([]string{
 			"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_WORKLOAD_NAME=" + p.name, "ISTIO_META_INTERCEPTION_MODE=REDIRECT",
 			"ISTIO_META_MESH_ID=cluster.local", "ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/ns/deployments/" + p.name,
 			`ISTIO_METAJSON_LABELS={"app":"` + p.name + `","service.istio.io/canonical-name":"` + p.name + `"}`,
 			"POD_NAME=" + p.name, "POD_NAMESPACE=ns", "SERVICE_ACCOUNT=" + p.name,
-		},
-		InstanceIPs: []string{p.ip}, ProxyConfig: (*meshapi.ProxyConfig)(pc), EnvoyStatusPort: 15021, EnvoyPrometheusPort: 15090,
+		}, p.env...),
+		InstanceIPs: []string{p.ip}, ProxyConfig: pc, EnvoyStatusPort: 15021, EnvoyPrometheusPort: 15090,
 		WorkloadIdentitySocketFile: "socket",
 	})
 	must(t, err)

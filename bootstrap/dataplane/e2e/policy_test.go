@@ -17,10 +17,17 @@ const serverURL = "http://10.96.0.2:8000"
 
 func pair(t *testing.T, configs string) (w *world, client, server, plain *pod) {
 	t.Helper()
-	objects := podYAML("client", "10.9.0.1", true) + podYAML("server", "10.9.0.2", true) + podYAML("plain", "10.9.0.3", false) +
+	return newWorld(t, pairYAML(), configs).pair()
+}
+
+func pairYAML() string {
+	return podYAML("client", "10.9.0.1", true) + podYAML("server", "10.9.0.2", true) + podYAML("plain", "10.9.0.3", false) +
 		serviceYAML("server", "10.96.0.2", httpPorts, slicePorts, [2]string{"server", "10.9.0.2"}) +
 		serviceYAML("plain", "10.96.0.3", httpPorts, slicePorts, [2]string{"plain", "10.9.0.3"})
-	w = newWorld(t, objects, configs)
+}
+
+// pair starts the three pods that pair describes.
+func (w *world) pair() (_ *world, client, server, plain *pod) {
 	return w, w.start("client", "10.9.0.1", true), w.start("server", "10.9.0.2", true), w.start("plain", "10.9.0.3", false)
 }
 

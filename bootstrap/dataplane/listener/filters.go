@@ -43,6 +43,11 @@ func compileListenerFilter(f *listenerv3.ListenerFilter) (listenerFilter, error)
 		out.inspect = detectTLS
 	case registry.HTTPInspector:
 		out.inspect = detectHTTP
+	case registry.ProxyProtocol:
+		var err error
+		if out.inspect, err = compileProxyProtocol(f.GetTypedConfig()); err != nil {
+			return out, err
+		}
 	default:
 		return out, fields.UnsupportedType("listener filter", f.GetName(), url)
 	}

@@ -94,6 +94,18 @@ func (c *cursor) uint16() int {
 	return int(binary.BigEndian.Uint16(b))
 }
 
+// lower gives a name in the form in which rules and routes compare it. Only ASCII has another case here.
+func lower(name []byte) string {
+	out := make([]byte, len(name))
+	for i, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		out[i] = c
+	}
+	return string(out)
+}
+
 func parseHello(b []byte) (hello, bool) {
 	c := cursor{b, true}
 	c.take(2 + 32) // version, random
@@ -118,7 +130,7 @@ func parseHello(b []byte) (hello, bool) {
 				t := names.take(1)
 				name := names.vector(2)
 				if names.ok && t[0] == 0 && h.serverName == "" {
-					h.serverName = string(name.b)
+					h.serverName = lower(name.b)
 				}
 			}
 		case 16:

@@ -36,6 +36,9 @@ func TestInspectTLS(t *testing.T) {
 		!slices.Equal(h.alpn, []string{"istio-http/1.1", "istio", "http/1.1"}) {
 		t.Errorf("verdict %d, hello %+v", v, h)
 	}
+	if h, v := inspectTLS(clientHello(t, "WWW.Bank.EXAMPLE")); v != isTLS || h.serverName != "www.bank.example" {
+		t.Errorf("a name in capitals: verdict %d, hello %+v", v, h) // rules on names compare lower case
+	}
 	// The same hello in records of 100 bytes.
 	var split []byte
 	for body := raw[5:]; len(body) > 0; {

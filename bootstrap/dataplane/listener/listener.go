@@ -73,6 +73,8 @@ type Listener struct {
 }
 
 type connStats struct {
+	registry                                                        *stats.Registry
+	scope                                                           stats.Scope
 	total, destroyed, noChain, timeout, tlsError, handshake, panics *stats.Counter
 	active                                                          *stats.Gauge
 }
@@ -88,10 +90,10 @@ type chain struct {
 	terminal network.Terminal
 	waits    []tlsctx.Wait
 
-	drainOnce sync.Once
-	draining  chan struct{}
-	mu        sync.Mutex
-	conns     map[*network.Conn]net.Conn // the socket beneath each
+	mu       sync.Mutex
+	draining chan struct{}
+	drained  bool                       // draining is closed
+	conns    map[*network.Conn]net.Conn // the socket beneath each
 }
 
 const listenerFields = "name address additional_addresses stat_prefix filter_chains default_filter_chain use_original_dst " +
@@ -278,15 +280,29 @@ func (c *chain) setSocket(ts *corev3.TransportSocket, secrets tlsctx.Secrets) er
 	}
 }
 
-func (c *chain) drain() { c.drainOnce.Do(func() { close(c.draining) }) }
+// drain tells the chain's connections to finish; those that come later are told at once.
+func (c *chain) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.drained {
+		c.drained = true
+		close(c.draining)
+	}
+}
+
+// resume lets connections that come from now on stay.
+func (c *chain) resume() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drained {
+		c.drained, c.draining = false, make(chan struct{})
+	}
+}
 
 func (c *chain) isDraining() bool {
-	select {
-	case <-c.draining:
-		return true
-	default:
-		return false
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.drained
 }
 
 // closeAll ends what is left of the chain's connections.
@@ -328,6 +344,7 @@ func (k *compiler) connStats(l *Listener) *connStats {
 		Name: "listener." + name, Family: "envoy_listener", Labels: stats.Label("listener_address", name),
 	}
 	return &connStats{
+		registry: k.stats, scope: sc,
 		total: k.stats.Counter(sc, "downstream_cx_total"), destroyed: k.stats.Counter(sc, "downstream_cx_destroy"),
 		noChain: k.stats.Counter(sc, "no_filter_chain_match"), timeout: k.stats.Counter(sc, "downstream_pre_cx_timeout"),
 		tlsError: k.stats.Counter(sc, "ssl.connection_error"), handshake: k.stats.Counter(sc, "ssl.handshake"),

@@ -41,6 +41,8 @@ type Manager struct {
 	warming  map[string]*Listener
 	sockets  map[netip.AddrPort]*socket
 	draining map[network.Direction]bool
+	stopped  map[network.Direction]bool // nothing is bound any more
+	failing  bool                       // the health check is made to fail
 	closed   bool
 	wg       sync.WaitGroup
 	byAddr   atomic.Pointer[map[netip.AddrPort]*Listener]
@@ -55,7 +57,8 @@ func NewManager(ctx context.Context, cfg Config) *Manager {
 	sc := stats.Scope{Name: "listener_manager", Family: "envoy_listener_manager"}
 	m := &Manager{
 		cfg: cfg, log: cfg.Log, ctx: ctx, active: map[string]*Listener{}, warming: map[string]*Listener{},
-		sockets: map[netip.AddrPort]*socket{}, draining: map[network.Direction]bool{}, changed: make(chan struct{}),
+		sockets: map[netip.AddrPort]*socket{}, draining: map[network.Direction]bool{}, stopped: map[network.Direction]bool{},
+		changed: make(chan struct{}),
 		gActive: cfg.Stats.Gauge(sc, "total_listeners_active"), gWarming: cfg.Stats.Gauge(sc, "total_listeners_warming"),
 		gDraining: cfg.Stats.Gauge(sc, "total_filter_chains_draining"),
 		added:     cfg.Stats.Counter(sc, "listener_added"), modified: cfg.Stats.Counter(sc, "listener_modified"),
@@ -89,12 +92,12 @@ func (m *Manager) Apply(u xds.Update) error {
 	for _, r := range u.Resources {
 		p := &listenerv3.Listener{}
 		if err := r.Body.UnmarshalTo(p); err != nil {
-			errs = append(errs, fmt.Errorf("listener %q: %w", r.Name, err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("listener %q: %w", r.Name, err)))
 			continue
 		}
 		named[p.GetName()] = true
 		if err := m.update(p, r.Version); err != nil {
-			errs = append(errs, fmt.Errorf("listener %q: %w", p.GetName(), err))
+			errs = append(errs, xds.Refuse(r.Name, fmt.Errorf("listener %q: %w", p.GetName(), err)))
 		}
 	}
 	gone := u.Removed
@@ -205,7 +208,7 @@ func (m *Manager) activate(l *Listener) error {
 		}
 	}
 	m.active[l.Name] = l
-	if m.draining[l.Direction] {
+	if m.draining[l.Direction] || (m.failing && l.heedsHealth()) {
 		for _, c := range l.all() {
 			c.drain()
 		}

@@ -86,8 +86,9 @@ func (m *Manager) inspect(l *Listener, i *inspection) bool {
 }
 
 func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.Conn) {
-	conn.Chain, conn.Draining = c.name, c.draining
+	conn.Chain = c.name
 	c.mu.Lock()
+	conn.Draining = c.draining
 	c.conns[conn] = conn.Conn
 	c.mu.Unlock()
 	defer func() {
@@ -110,6 +111,7 @@ func (m *Manager) run(ctx context.Context, l *Listener, c *chain, conn *network.
 		l.stats.handshake.Inc()
 		conn.Conn = tc
 		conn.SetTLS(tc.ConnectionState())
+		l.stats.secured(conn.TLS)
 		conn.SetLocalCertificate(c.tls.Leaf())
 	}
 	for _, f := range c.filters {

@@ -8,18 +8,20 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
-
-	"github.com/ropes-dev/ropes/bootstrap/dataplane/network"
 )
 
 // socket is one listening socket. Its owner changes as listeners are updated; the socket stays open.
 type socket struct {
-	ln    net.Listener
-	owner atomic.Pointer[Listener]
+	ln      net.Listener
+	owner   atomic.Pointer[Listener]
+	closing atomic.Bool
 }
 
 // bind makes l the owner of the socket at a, opening it when it is new. The caller holds mu.
 func (m *Manager) bind(a netip.AddrPort, l *Listener) error {
+	if m.stopped[l.Direction] && !l.Static {
+		return nil
+	}
 	if s, ok := m.sockets[a]; ok {
 		if o := s.owner.Load(); o != nil && o.Name != l.Name {
 			return fmt.Errorf("address %s is taken by listener %q", a, o.Name)
@@ -70,6 +72,10 @@ func (m *Manager) accept(s *socket) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		if err != nil && s.closing.Load() {
+			_ = s.ln.Close()
+			return
+		}
 		if err != nil {
 			// Out of descriptors or the like: wait for some to come free.
 			m.log.Warn("accept", "address", s.ln.Addr(), "err", err)
@@ -99,56 +105,6 @@ func (m *Manager) Bound(a netip.AddrPort) (net.Addr, bool) {
 		return nil, false
 	}
 	return s.ln.Addr(), true
-}
-
-// Drain tells connections to finish: HTTP answers carry "connection: close" or GOAWAY. inboundOnly leaves outbound
-// listeners alone. When graceful, sockets stay open for the drain time; otherwise they close now. Static listeners are
-// left alone.
-func (m *Manager) Drain(inboundOnly, graceful bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, d := range []network.Direction{network.Inbound, network.Outbound, network.Unspecified} {
-		if d == network.Inbound || !inboundOnly {
-			m.draining[d] = true
-		}
-	}
-	for _, l := range m.active {
-		if l.Static || !m.draining[l.Direction] {
-			continue
-		}
-		for _, c := range l.all() {
-			c.drain()
-		}
-	}
-	if !graceful {
-		m.closeSockets(inboundOnly)
-		return
-	}
-	m.wg.Add(1)
-	go func() {
-		defer m.wg.Done()
-		t := time.NewTimer(m.cfg.DrainTime)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-m.ctx.Done():
-			return
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.closeSockets(inboundOnly)
-	}()
-}
-
-func (m *Manager) closeSockets(inboundOnly bool) {
-	for a, s := range m.sockets {
-		o := s.owner.Load()
-		if o.Static || (inboundOnly && o.Direction != network.Inbound) {
-			continue
-		}
-		_ = s.ln.Close()
-		delete(m.sockets, a)
-	}
 }
 
 // Close closes every socket and waits until all connections have ended, which the manager's context brings about.

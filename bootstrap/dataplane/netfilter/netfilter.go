@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	nrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 
@@ -18,12 +19,10 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/stats"
 )
 
-// RBAC refuses connections that the rules do not allow.
+// RBAC refuses connections that the rules do not allow, when the client's first byte comes.
 type RBAC struct {
-	enforced, shadow            *rbac.Policy
-	shadowPrefix                string
-	allowed, denied             *stats.Counter
-	shadowAllowed, shadowDenied *stats.Counter
+	rules    *rbac.Rules
+	counters *rbac.Counters
 }
 
 var _ network.Filter = (*RBAC)(nil)
@@ -31,25 +30,24 @@ var _ network.Filter = (*RBAC)(nil)
 // ErrDenied says that access rules refuse a connection.
 var ErrDenied = errors.New("rbac_access_denied")
 
+const rbacMetadata = "envoy.filters.network.rbac"
+
 // NewRBAC compiles p.
 func NewRBAC(p *nrbacv3.RBAC, reg *stats.Registry) (*RBAC, error) {
-	const known = "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type"
-	if err := fields.Check(p, known); err != nil {
+	if err := fields.Check(p, "rules shadow_rules shadow_rules_stat_prefix stat_prefix"); err != nil {
 		return nil, err
 	}
-	sc := stats.Scope{Name: p.GetStatPrefix() + "rbac", Family: "envoy_rbac"}
-	out := &RBAC{
-		shadowPrefix: p.GetShadowRulesStatPrefix(), allowed: reg.Counter(sc, "allowed"), denied: reg.Counter(sc, "denied"),
-		shadowAllowed: reg.Counter(sc, "shadow_allowed"), shadowDenied: reg.Counter(sc, "shadow_denied"),
-	}
+	out := &RBAC{rules: &rbac.Rules{ShadowPrefix: p.GetShadowRulesStatPrefix()}}
+	family := "envoy_" + strings.ReplaceAll(p.GetStatPrefix(), ".", "_") + "rbac"
+	out.counters = rbac.NewCounters(reg, stats.Scope{Name: p.GetStatPrefix() + "rbac", Family: family}, "", p.GetShadowRulesStatPrefix())
 	var err error
 	if p.GetRules() != nil {
-		if out.enforced, err = rbac.Compile(p.GetRules(), rbac.Options{Network: true}); err != nil {
+		if out.rules.Enforced, err = rbac.Compile(p.GetRules(), rbac.Options{Network: true}); err != nil {
 			return nil, err
 		}
 	}
 	if p.GetShadowRules() != nil {
-		if out.shadow, err = rbac.Compile(p.GetShadowRules(), rbac.Options{Network: true}); err != nil {
+		if out.rules.Shadow, err = rbac.Compile(p.GetShadowRules(), rbac.Options{Network: true}); err != nil {
 			return nil, err
 		}
 	}
@@ -58,32 +56,14 @@ func NewRBAC(p *nrbacv3.RBAC, reg *stats.Registry) (*RBAC, error) {
 
 // OnConnection implements network.Filter.
 func (r *RBAC) OnConnection(_ context.Context, c *network.Conn) error {
-	req := connRequest{c}
-	if r.shadow != nil {
-		ok, id := r.shadow.Evaluate(req)
-		result := "denied"
-		if ok {
-			result = "allowed"
-			r.shadowAllowed.Inc()
-		} else {
-			r.shadowDenied.Inc()
+	atFirstByte(c, func() error {
+		denied, id := r.rules.Decide(connRequest{c}, r.counters, c.SetMetadata, rbacMetadata)
+		if !denied {
+			return nil
 		}
-		c.SetMetadata("envoy.filters.network.rbac", r.shadowPrefix+"shadow_engine_result", result)
-		c.SetMetadata("envoy.filters.network.rbac", r.shadowPrefix+"shadow_effective_policy_id", id)
-	}
-	if r.enforced == nil {
-		return nil
-	}
-	ok, id := r.enforced.Evaluate(req)
-	if ok {
-		r.allowed.Inc()
-		return nil
-	}
-	r.denied.Inc()
-	if id == "" {
-		id = "none"
-	}
-	return fmt.Errorf("%w_matched_policy[%s]", ErrDenied, id)
+		return fmt.Errorf("%w_matched_policy[%s]", ErrDenied, id)
+	})
+	return nil
 }
 
 // connRequest shows a connection to access rules.

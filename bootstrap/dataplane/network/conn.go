@@ -8,11 +8,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap/dataplane/match"
 )
 
 // Direction is a listener's traffic direction.
@@ -43,7 +47,7 @@ type Conn struct {
 	Direction Direction
 	Listener  string // name of the listener that owns the filter chain
 	Chain     string // name of the filter chain
-	ServerSNI string // server name in the ClientHello
+	ServerSNI string // server name in the ClientHello, in lower case
 	Requested []string
 	TLS       *tls.ConnectionState
 	// Draining is closed when the filter chain is going away: finish what is running, take nothing new.
@@ -56,6 +60,9 @@ type Conn struct {
 	peer     any
 	result   any
 	identity identity
+	describe sync.Once
+	client   string
+	ended    string
 
 	Received, Sent atomic.Uint64 // bytes from and to the client, after TLS
 }
@@ -98,6 +105,12 @@ func (c *Conn) SetTLS(state tls.ConnectionState) {
 	}
 }
 
+// ClientText returns what describe says about the client, which it is asked once.
+func (c *Conn) ClientText(describe func() string) string {
+	c.describe.Do(func() { c.client = describe() })
+	return c.client
+}
+
 // PeerCertificate returns the client's verified certificate, or nil.
 func (c *Conn) PeerCertificate() *x509.Certificate {
 	if c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
@@ -105,6 +118,17 @@ func (c *Conn) PeerCertificate() *x509.Certificate {
 	}
 	return c.TLS.PeerCertificates[0]
 }
+
+// EscapedPEM renders certificates as PEM in the URL encoding that x-forwarded-client-cert and ext_authz use.
+func EscapedPEM(certs ...*x509.Certificate) string {
+	var all []byte
+	for _, c := range certs {
+		all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return pemEscaper.Replace(string(all))
+}
+
+var pemEscaper = strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D")
 
 // SetLocalCertificate records the certificate that was shown to the client.
 func (c *Conn) SetLocalCertificate(cert *x509.Certificate) {
@@ -168,20 +192,25 @@ func (c *Conn) SetMetadata(filter, key string, v any) {
 func (c *Conn) Metadata(filter string, path []string) (any, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var cur any = c.meta[filter]
-	if c.meta[filter] == nil {
+	m := c.meta[filter]
+	if m == nil {
 		return nil, false
 	}
-	for _, p := range path {
-		m, ok := cur.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if cur, ok = m[p]; !ok {
-			return nil, false
-		}
-	}
-	return cur, true
+	return match.Dig(m, path)
+}
+
+// Terminate notes why the proxy ends the connection, for the log.
+func (c *Conn) Terminate(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = why
+}
+
+// Terminated returns what Terminate noted.
+func (c *Conn) Terminated() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
 }
 
 // SetFilterState sets one filter state object by key, in its string form.

@@ -15,8 +15,8 @@ func Markdown() string {
 		"- supported: does what the configuration says; fields that are not supported are refused by name.\n" +
 		"- ignored: accepted without effect.\n" +
 		"- NACKed: the whole resource is refused, with the type or the field that holds it in the message.\n\n" +
-		"Types that are not listed are NACKed, but for HTTP filters marked as optional, which are left out as in Envoy,\n" +
-		"and tracers, which are all ignored. What an extension is made of, as a compressor of its library, shares its fate.\n")
+		"Types that are not listed are NACKed, but for HTTP filters marked as optional, which are left out as in\n" +
+		"Envoy. What an extension is made of, as a compressor of its library, shares its fate.\n")
 	kind := ""
 	for _, e := range Entries() {
 		if e.Kind != kind {

@@ -1,6 +1,7 @@
 // Package tcpproxy joins a client's connection with one to an endpoint of a cluster, byte by byte.
 //
-// It knows half-closed streams, idle timeouts and weighted clusters. It does not know HTTP or how endpoints are chosen.
+// It knows half-closed streams, idle timeouts, weighted clusters and tunnels through HTTP proxies. It does not know how
+// their endpoints are chosen.
 package tcpproxy
 
 import (
@@ -10,12 +11,15 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/cluster"
@@ -37,6 +41,9 @@ type Proxy struct {
 	idle     time.Duration
 	max      time.Duration
 	attempts int
+	running  atomic.Int64 // connections
+	bySource bool         // consistent hashing goes by the client's address
+	tunnel   *tunnel      // nil to connect to the endpoint itself
 }
 
 type weight struct {
@@ -47,7 +54,7 @@ type weight struct {
 var _ network.Terminal = (*Proxy)(nil)
 
 const proxyFields = "stat_prefix cluster weighted_clusters idle_timeout max_downstream_connection_duration max_connect_attempts " +
-	"access_log access_log_options"
+	"access_log access_log_options hash_policy tunneling_config"
 
 // Compile translates p. The error names the first field that is not honoured.
 func Compile(p *tcpv3.TcpProxy, clusters *cluster.Manager, self *peer.Info, loggers []hcm.Logger) (*Proxy, error) {
@@ -61,6 +68,16 @@ func Compile(p *tcpv3.TcpProxy, clusters *cluster.Manager, self *peer.Info, logg
 	out.max = p.GetMaxDownstreamConnectionDuration().AsDuration()
 	if n := p.GetMaxConnectAttempts(); n != nil {
 		out.attempts = int(n.GetValue())
+	}
+	for _, h := range p.GetHashPolicy() {
+		if _, ok := h.GetPolicySpecifier().(*typev3.HashPolicy_SourceIp_); !ok {
+			return nil, fields.Unsupported(h, fmt.Sprintf("policy_specifier (%T)", h.GetPolicySpecifier()), "")
+		}
+		out.bySource = true
+	}
+	var err error
+	if out.tunnel, err = compileTunnel(p.GetTunnelingConfig()); err != nil {
+		return nil, err
 	}
 	switch c := p.GetClusterSpecifier().(type) {
 	case *tcpv3.TcpProxy_Cluster:
@@ -98,20 +115,40 @@ func (p *Proxy) choose() string {
 
 // Serve implements network.Terminal.
 func (p *Proxy) Serve(ctx context.Context, c *network.Conn) {
+	p.running.Add(1)
+	defer p.running.Add(-1)
 	e := hcm.ConnEntry(c)
-	r := &Result{Cluster: p.choose()}
+	r := &Result{Cluster: p.choose(), Entry: e, peer: &atomic.Pointer[peer.Info]{}}
 	e.Upstream.Cluster = r.Cluster
+	e.FilterState = func(key string) (any, bool) {
+		down, _ := c.Peer().(*peer.Info)
+		if v, ok := hcm.PeerState(key, down, r.Peer()); ok {
+			return v, true
+		}
+		v, ok := c.FilterState(key)
+		return v, ok
+	}
 	defer func() {
 		e.End = time.Now()
 		e.BytesReceived, e.BytesSent = c.Received.Load(), c.Sent.Load()
+		if why := c.Terminated(); why != "" {
+			e.ConnectionTerminationDetails = why
+			if strings.HasPrefix(why, "ext_authz") {
+				e.Flags |= accesslog.UnauthorizedExternalService
+			}
+		}
 		for _, l := range p.loggers {
 			l.Log(e)
 		}
 	}()
-	c.SetResult(r)
+	r.publish(c)
 	r.Flags = p.connectAndPipe(ctx, c, e, r)
 	e.Flags |= r.Flags
+	r.publish(c)
 }
+
+// Busy reports whether connections are open.
+func (p *Proxy) Busy() bool { return p.running.Load() > 0 }
 
 // Refused logs a connection that a filter before this one has refused.
 func (p *Proxy) Refused(c *network.Conn, why error) {
@@ -122,19 +159,38 @@ func (p *Proxy) Refused(c *network.Conn, why error) {
 	}
 }
 
-// Result is what a finished connection tells the statistics filter; it is found under network.Conn.Result.
+// dynamicHost is the filter state in which a filter before this one leaves the host to go to.
+const dynamicHost = "envoy.upstream.dynamic_host"
+
+// Result is what a connection tells the statistics filter; the latest is found under network.Conn.Result. A Result that
+// was published changes no more, but for what the peer tells.
 type Result struct {
 	Cluster  string
 	Service  any // the cluster's "istio" services metadata
+	Host     *cluster.Endpoint
 	Flags    accesslog.Flags
-	peer     atomic.Pointer[peer.Info]
+	peer     *atomic.Pointer[peer.Info]
 	PeerID   string // first URI SAN of the upstream's certificate
 	Identity string // first URI SAN of the certificate shown to the upstream
 	MTLS     bool
+	Entry    *accesslog.Entry // the log entry as it was then
+}
+
+// publish makes a copy of r the connection's result.
+func (r *Result) publish(c *network.Conn) {
+	out := *r
+	entry := *r.Entry
+	out.Entry = &entry
+	c.SetResult(&out)
 }
 
 // Peer returns the upstream's workload where it has told, else nil.
-func (r *Result) Peer() *peer.Info { return r.peer.Load() }
+func (r *Result) Peer() *peer.Info {
+	if r.peer == nil {
+		return nil
+	}
+	return r.peer.Load()
+}
 
 func (p *Proxy) connectAndPipe(ctx context.Context, c *network.Conn, e *accesslog.Entry, r *Result) accesslog.Flags {
 	cl := p.clusters.Get(r.Cluster)
@@ -143,24 +199,40 @@ func (p *Proxy) connectAndPipe(ctx context.Context, c *network.Conn, e *accesslo
 	}
 	r.Service, _ = cl.Metadata("istio", "services")
 	e.Upstream.AltStatName = cl.Proto.GetAltStatName()
-	var up net.Conn
+	cl.Await(ctx)
+	var up io.ReadWriteCloser
 	for n := 0; up == nil; n++ {
-		host, err := cl.Pick(cluster.Choice{Original: c.Local})
+		choice := cluster.Choice{Original: c.Local}
+		if cl.Kind == cluster.Dynamic {
+			named, _ := c.FilterState(dynamicHost)
+			var err error
+			if choice.Host, err = cl.Resolve(ctx, named); err != nil {
+				return accesslog.DNSResolutionFailed
+			}
+		}
+		if p.bySource && c.Remote.IsValid() {
+			choice.Hash, choice.Hashed = xxhash.Sum64String(c.Remote.Addr().String()), true
+		}
+		host, err := cl.Pick(choice)
 		if err != nil {
 			return accesslog.NoHealthyUpstream
 		}
 		e.Upstream.Host, e.Upstream.HostName = host.Addr, host.Hostname
-		up, err = cl.Connect(ctx, host, cluster.ConnectOptions{SNI: c.ServerSNI})
-		if err == nil {
+		if up, err = p.connect(ctx, cl, host, c, e); err == nil {
 			host.Active.Add(1)
 			defer host.Active.Add(-1)
 			host.Requests.Add(1)
+			r.Host = host
 			r.Identity = cl.Identity(host)
+			cl.Reached(host, true)
 			break
 		}
 		host.Errors.Add(1)
 		if errors.Is(err, cluster.ErrOverflow) {
 			return accesslog.UpstreamOverflow
+		}
+		if ctx.Err() == nil {
+			cl.Unanswered(host, http.StatusServiceUnavailable)
 		}
 		e.Upstream.TransportFailureReason = err.Error()
 		if n+1 >= p.attempts {
@@ -172,8 +244,6 @@ func (p *Proxy) connectAndPipe(ctx context.Context, c *network.Conn, e *accesslo
 		}
 	}
 	defer func() { _ = up.Close() }()
-	e.Upstream.ConnectionID = network.NextID()
-	e.Upstream.LocalAddress, e.Upstream.RemoteAddress = network.AddrPort(up.LocalAddr()), network.AddrPort(up.RemoteAddr())
 	if tc, ok := up.(*tls.Conn); ok {
 		st := tc.ConnectionState()
 		e.Upstream.TLS = &accesslog.TLS{State: &st}
@@ -188,11 +258,12 @@ func (p *Proxy) connectAndPipe(ctx context.Context, c *network.Conn, e *accesslo
 			up = x
 		}
 	}
+	r.publish(c)
 	return p.pipe(ctx, c, up, e)
 }
 
 // pipe copies both ways until both ends are done, one fails, or nothing moves for the idle timeout.
-func (p *Proxy) pipe(ctx context.Context, c *network.Conn, up net.Conn, e *accesslog.Entry) accesslog.Flags {
+func (p *Proxy) pipe(ctx context.Context, c *network.Conn, up io.ReadWriteCloser, e *accesslog.Entry) accesslog.Flags {
 	down := c.Conn
 	closeBoth := func() { _ = down.Close(); _ = up.Close() }
 	stop := context.AfterFunc(ctx, closeBoth)
@@ -224,21 +295,37 @@ func (p *Proxy) pipe(ctx context.Context, c *network.Conn, up net.Conn, e *acces
 	return 0
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+// A connection that is quiet or says little holds a small buffer; a large one is lent to those that fill it.
+const smallBuffer = 2 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // copyHalf copies until src ends, then ends dst's stream. An error breaks the whole connection.
-func copyHalf(dst, src net.Conn, count *atomic.Uint64, last *atomic.Int64) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+func copyHalf(dst, src io.ReadWriteCloser, count *atomic.Uint64, last *atomic.Int64) error {
+	small := make([]byte, smallBuffer)
+	buf := small
+	var large *[]byte
+	resize := func(n int) {
+		switch {
+		case large == nil && n == len(small):
+			large = buffers.Get().(*[]byte)
+			buf = *large
+		case large != nil && n < len(small):
+			buffers.Put(large)
+			large, buf = nil, small
+		}
+	}
+	defer resize(0)
 	for {
-		n, err := src.Read(*buf)
+		n, err := src.Read(buf)
 		if n > 0 {
 			count.Add(uint64(n))
 			last.Store(time.Now().UnixNano())
-			if _, werr := dst.Write((*buf)[:n]); werr != nil {
+			if _, werr := dst.Write(buf[:n]); werr != nil {
 				_ = src.Close()
 				return werr
 			}
+			resize(n)
 		}
 		if errors.Is(err, io.EOF) {
 			if cw, ok := dst.(interface{ CloseWrite() error }); ok {

@@ -37,7 +37,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Connected, when not nil, is told each time a stream opens (true) and breaks (false).
 	Connected func(bool)
-	// FirstBackoff is the delay after the first failure; 0 means 500 ms. It doubles up to 30 s.
+	// FirstBackoff is the delay after the first failure; 0 means 500 ms. It doubles up to 30 s while nothing is heard
+	// from the server, and about half of it is left to chance.
 	FirstBackoff time.Duration
 }
 
@@ -79,6 +80,30 @@ func (c *Client) Subscribe(typeURL string, names []string) {
 
 // Run keeps the stream open until ctx ends. It returns nil then.
 func (c *Client) Run(ctx context.Context) error {
+	backoff := c.cfg.FirstBackoff
+	for {
+		heard, err := c.attempt(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if heard {
+			backoff = c.cfg.FirstBackoff
+		}
+		wait := backoff/2 + rand.N(backoff/2+1)
+		c.cfg.Log.Warn("discovery stream broke; the last good configuration stays",
+			"server", c.cfg.Name, "err", err, "retry_in", wait.Round(time.Millisecond))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		backoff = min(backoff*2, 30*time.Second)
+	}
+}
+
+// attempt makes one connection and serves one stream on it. A connection of its own means one dial: gRPC's own redialling
+// would come on top of our backoff.
+func (c *Client) attempt(ctx context.Context) (heard bool, err error) {
 	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Name,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.cfg.Dial(ctx) }),
@@ -87,30 +112,10 @@ func (c *Client) Run(ctx context.Context) error {
 		grpc.WithDisableServiceConfig(),
 	)
 	if err != nil {
-		return fmt.Errorf("xds %s: %w", c.cfg.Name, err)
+		return false, fmt.Errorf("xds %s: %w", c.cfg.Name, err)
 	}
 	defer func() { _ = conn.Close() }()
-	backoff := c.cfg.FirstBackoff
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := c.stream(ctx, conn)
-		if ctx.Err() != nil {
-			break
-		}
-		if time.Since(began) > time.Minute {
-			backoff = c.cfg.FirstBackoff
-		}
-		wait := backoff/2 + rand.N(backoff/2+1)
-		c.cfg.Log.Warn("discovery stream broke; the last good configuration stays",
-			"server", c.cfg.Name, "err", err, "retry_in", wait.Round(time.Millisecond))
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		conn.ResetConnectBackoff()
-		backoff = min(backoff*2, 30*time.Second)
-	}
-	return nil
+	return c.stream(ctx, conn)
 }
 
 // transport is one open stream of either variant.
@@ -124,12 +129,13 @@ type transport interface {
 
 var errStreamEnded = errors.New("stream ended")
 
-func (c *Client) stream(parent context.Context, conn *grpc.ClientConn) error {
+// stream opens one stream and serves it until it breaks. heard reports whether the server has sent anything on it.
+func (c *Client) stream(parent context.Context, conn *grpc.ClientConn) (heard bool, err error) {
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	t, err := c.open(ctx, conn)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c.mu.Lock()
 	for _, s := range c.subs {
@@ -164,17 +170,18 @@ func (c *Client) stream(parent context.Context, conn *grpc.ClientConn) error {
 	// Only this goroutine sends, so requests and acknowledgements never interleave wrongly.
 	for {
 		if err := c.flush(t, &first); err != nil {
-			return err
+			return heard, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return heard, ctx.Err()
 		case err := <-failed:
-			return err
+			return heard, err
 		case <-c.wake:
 		case m := <-in:
+			heard = true
 			if err := c.handle(t, m.u, m.nonce); err != nil {
-				return err
+				return heard, err
 			}
 		}
 	}
@@ -214,7 +221,9 @@ func (c *Client) handle(t transport, u Update, nonce string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil {
-		s.accept(u)
+		s.accept(u, nil)
+	} else if names, whole := refused(err); !whole {
+		s.accept(u, names)
 	}
 	return t.ack(s, nonce, err)
 }

@@ -41,7 +41,8 @@ type Update struct {
 	Full bool
 }
 
-// Handler takes updates, one at a time. An error refuses the update (or the parts it names) and is sent to the server.
+// Handler takes updates, one at a time. An error refuses the update and is sent to the server; where it is made of
+// Refuse's errors only, joined, the resources that it does not name have taken effect.
 type Handler interface{ Apply(Update) error }
 
 // HandlerFunc adapts a function to Handler.
@@ -135,16 +136,20 @@ func (s *subscription) markSent() {
 	}
 }
 
-// accept records an accepted update.
-func (s *subscription) accept(u Update) {
-	if u.Full {
+// accept records an update that was accepted but for the resources named by refused, which stay what they were.
+func (s *subscription) accept(u Update, refused map[string]bool) {
+	if u.Full && len(refused) == 0 {
 		clear(s.known)
 	}
 	for _, r := range u.Resources {
-		s.known[r.Name] = r.Version
+		if !refused[r.Name] {
+			s.known[r.Name] = r.Version
+		}
 	}
 	for _, n := range u.Removed {
 		delete(s.known, n)
 	}
-	s.version = u.Version
+	if len(refused) == 0 {
+		s.version = u.Version
+	}
 }
