@@ -40,7 +40,23 @@ type Spec struct {
 	// Ports asked for on 127.0.0.1. Zero takes the provider's default and, where it
 	// is taken, the next free one.
 	APIPort, HTTPPort, HTTPSPort int
+
+	// For the provider existing: the context of the learner's kubeconfig that is meant, and
+	// whether labs may use an Istio that is there already.
+	Context  string
+	UseIstio bool
+
+	// For the provider kind: the node image, where the images of the mesh come from
+	// ("registry" or "builtin"), and a bundle that holds both. Empty takes its defaults.
+	Image, Images, Bundle string
 }
+
+// Existing is the name of the provider whose clusters are somebody else's.
+const Existing = "existing"
+
+// ClusterLabel, on a namespace of a cluster, names the cluster of ropes that it was made
+// for. Where several share a Kubernetes, each removes only its own.
+const ClusterLabel = "ropes.dev/cluster"
 
 // Cluster is what Up hands on: all that labs, checks, charts and reset may know.
 type Cluster struct {
@@ -54,6 +70,16 @@ type Cluster struct {
 	HTTPPort   int      `json:"httpPort"`      // ingress gateway, plain text
 	HTTPSPort  int      `json:"httpsPort"`     // ingress gateway, TLS
 	Notes      []string `json:"notes,omitempty"`
+
+	// Shared says that the cluster is somebody else's and stays: what ropes puts into it has
+	// to be taken out again, and nothing is published on this host (the ports are 0).
+	Shared     bool   `json:"shared,omitempty"`
+	OtherIstio bool   `json:"otherIstio,omitempty"` // its Istio is somebody else's and stays as it is
+	Server     string `json:"server,omitempty"`     // URL of a shared cluster's API server
+
+	// Images says where the images of the mesh come from: "registry" for Istio's own, else
+	// those that ropes carries.
+	Images string `json:"images,omitempty"`
 }
 
 // Severity grades a Finding.

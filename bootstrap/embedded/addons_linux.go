@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/embedded/addons"
 )
 
-// addOns applies what a bare kubeadm cluster lacks: storage, network policy, metrics.
+// addOns applies what a bare kubeadm cluster lacks: storage, network policy, metrics, and
+// the Gateway API.
 // Nothing waits for them here: they come up while the mesh is installed, see Settle.
 func (u *up) addOns(ctx context.Context, say func(string)) error {
 	kubeconfig, err := os.ReadFile(u.dir.Kubeconfig())
@@ -19,8 +21,15 @@ func (u *up) addOns(ctx context.Context, say func(string)) error {
 	if err := addons.Apply(ctx, kubeconfig, say); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	// Before istiod, which looks for them when it starts.
+	if err := addons.Create(ctx, kubeconfig, os.DirFS(filepath.Join(u.cfg.PayloadDir, gatewayAPI)), say); err != nil {
+		return fmt.Errorf("install the Gateway API: %w", err)
+	}
 	return nil
 }
+
+// gatewayAPI is the place in the payload of the Gateway API's own definitions, of its standard channel.
+const gatewayAPI = "share/gateway-api"
 
 // Settle waits until the add-ons of an embedded cluster are ready. On a cluster of
 // another provider there are none.

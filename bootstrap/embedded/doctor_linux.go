@@ -29,7 +29,7 @@ func (p *Provider) Doctor(ctx context.Context) []bootstrap.Finding {
 	if os.Geteuid() == 0 {
 		out = append(out, doctorNftables())
 	}
-	out = append(out, doctorMemory(), p.doctorDisk(), p.doctorPayload(ctx))
+	out = append(out, doctorInotify(), doctorMemory(), p.doctorDisk(), p.doctorPayload(ctx))
 	if os.Geteuid() == 0 && !hasCapability(unix.CAP_SYS_RESOURCE) {
 		out = append(out, bootstrap.Finding{
 			Check: "CAP_SYS_RESOURCE", Severity: bootstrap.Warning,
@@ -43,7 +43,7 @@ func (p *Provider) Doctor(ctx context.Context) []bootstrap.Finding {
 func (p *Provider) room() error {
 	var errs []error
 	for _, f := range []bootstrap.Finding{
-		doctorNamespaces(), doctorFileSystem("overlay"), doctorCgroups(), doctorNftables(), doctorMemory(), p.doctorDisk(),
+		doctorNamespaces(), doctorFileSystem("overlay"), doctorCgroups(), doctorNftables(), doctorInotify(), doctorMemory(), p.doctorDisk(),
 	} {
 		if f.Severity == bootstrap.Fatal {
 			errs = append(errs, fmt.Errorf("%s: %s; %s", f.Check, f.Detail, f.Mend))

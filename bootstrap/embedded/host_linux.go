@@ -100,10 +100,26 @@ func connect(cfg *state.Config, pid int) error {
 	if err := netlink.LinkSetUp(veth); err != nil {
 		return err
 	}
+	if err := routeLoadBalancers(cfg, veth); err != nil {
+		return fmt.Errorf("route %s through %s: %w", cfg.LoadBalancerCIDR, cfg.Uplink.HostLink, err)
+	}
 	if err := os.WriteFile(settingPath("net/ipv4/ip_forward"), []byte("1"), 0o644); err != nil {
 		return err
 	}
 	return masqueradeHost(cfg)
+}
+
+// routeLoadBalancers leads the addresses of LoadBalancer Services into the cluster. The
+// route goes with the link.
+func routeLoadBalancers(cfg *state.Config, link netlink.Link) error {
+	if cfg.LoadBalancerCIDR == "" {
+		return nil
+	}
+	_, dst, err := net.ParseCIDR(cfg.LoadBalancerCIDR)
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: net.ParseIP(cfg.Uplink.ClusterIP)})
 }
 
 func natTable(cfg *state.Config) *nftables.Table {

@@ -63,7 +63,7 @@ type follower struct {
 func (f *follower) Read(b []byte) (int, error) {
 	for {
 		n, err := f.File.Read(b)
-		if n > 0 || err != io.EOF { //nolint:errorlint // os.File returns io.EOF as it is
+		if n > 0 || err != io.EOF {
 			return n, err
 		}
 		select {

@@ -3,16 +3,18 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientset "k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/embedded/state"
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
+	"github.com/ropes-dev/ropes/bootstrap/rollout"
 )
 
 // nodesEvery is how often nodes are looked at while they come up.
@@ -44,12 +46,33 @@ func (u *up) awaitNodes(ctx context.Context, say func(string)) error {
 	})
 }
 
+// awaitRestart waits, where the cluster was there before, until what it says is no longer
+// of before its nodes were started.
+func (u *up) awaitRestart(ctx context.Context, say func(string)) error {
+	if u.fresh {
+		return bootstrap.ErrSkip
+	}
+	client, err := u.client()
+	if err != nil {
+		return err
+	}
+	status, err := u.dir.LoadStatus()
+	if err != nil {
+		return err
+	}
+	started := map[string]time.Time{}
+	for _, n := range u.cfg.Nodes {
+		started[n.Name] = status.Began(state.PhaseNodes)
+	}
+	return rollout.AwaitRestart(ctx, client, started, say)
+}
+
 func (u *up) client() (clientset.Interface, error) {
-	rc, err := clientcmd.BuildConfigFromFlags("", u.dir.Kubeconfig())
+	kubeconfig, err := os.ReadFile(u.dir.Kubeconfig())
 	if err != nil {
 		return nil, err
 	}
-	return clientset.NewForConfig(rc)
+	return kubeclient.New(kubeconfig)
 }
 
 // notReady names the planned nodes that are not Ready and why.

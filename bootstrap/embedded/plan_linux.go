@@ -16,9 +16,9 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/embedded/state"
 )
 
-// Address plan. Cluster number k has its bridge in 10.89.k.0/24 and its way out in
-// 10.88.k.0/30; pods and services live inside the cluster's own network only, so every
-// cluster uses the same ranges for them.
+// Address plan. Cluster number k has its bridge in 10.89.k.0/24, of which the last quarter
+// is for load balancers, and its way out in 10.88.k.0/30; pods and services live inside the
+// cluster's own network only, so every cluster uses the same ranges for them.
 const (
 	maxClusters   = 250
 	podSubnet     = "10.244.0.0/16"
@@ -65,6 +65,7 @@ func layOut(spec bootstrap.Spec, k int) *state.Config {
 	c.Created = time.Now()
 	c.BridgeIP = fmt.Sprintf("10.89.%d.1", k)
 	c.BridgeCIDR = c.BridgeIP + "/24"
+	c.LoadBalancerCIDR = fmt.Sprintf("10.89.%d.192/26", k)
 	c.PodSubnet, c.ServiceSubnet = podSubnet, serviceSubnet
 	c.Uplink.HostIP = fmt.Sprintf("10.88.%d.1", k)
 	c.Uplink.HostCIDR = c.Uplink.HostIP + "/30"

@@ -148,10 +148,11 @@ func (p *Provider) lock(name string) (unlock func(), err error) {
 	}
 	return func() {
 		if !exists(string(state.ClusterDir(p.opts.StateRoot, name))) {
-			os.Remove(path)                                        //nolint:errcheck // an empty lock file is harmless
-			os.Remove(filepath.Dir(path))                          //nolint:errcheck // others may hold locks there
-			os.Remove(filepath.Join(p.opts.StateRoot, "clusters")) //nolint:errcheck // other clusters
-			os.Remove(p.opts.StateRoot)                            //nolint:errcheck // other clusters
+			os.Remove(path)
+			// These stay where others have something in them.
+			os.Remove(filepath.Dir(path))
+			os.Remove(filepath.Join(p.opts.StateRoot, "clusters"))
+			os.Remove(p.opts.StateRoot)
 		}
 		f.Close()
 	}, nil

@@ -30,6 +30,7 @@ func (u *up) steps() []bootstrap.Step {
 		{Name: "host", Do: u.start, Undo: u.undo},
 		{Name: "control plane", Do: u.awaitSupervisor},
 		{Name: "nodes", Do: u.awaitNodes},
+		{Name: "pods and services", Do: u.awaitRestart},
 		{Name: "add-ons", Do: u.addOns},
 	}
 }

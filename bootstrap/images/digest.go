@@ -3,13 +3,13 @@ package images
 import (
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/ropes-dev/ropes/bootstrap"
 )
 
 // smallLayer is the size in bytes below which a digest is not worth keeping.
@@ -64,18 +64,5 @@ func (c *digestCache) write(known map[string]v1.Hash) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(c.file), filepath.Base(c.file)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), c.file)
-	}
-	if err != nil {
-		if rmErr := os.Remove(tmp.Name()); !errors.Is(rmErr, fs.ErrNotExist) {
-			err = errors.Join(err, rmErr)
-		}
-	}
-	return err
+	return bootstrap.ReplaceFile(c.file, b, 0o600)
 }

@@ -69,6 +69,15 @@ func (c *Catalog) serve(w http.ResponseWriter, r *http.Request) error {
 		return &apiError{http.StatusNotFound, "UNSUPPORTED", r.URL.Path + ": not of the distribution API"}
 	}
 	repo, kind, ref := strings.Join(parts[:len(parts)-2], "/"), parts[len(parts)-2], parts[len(parts)-1]
+	err := c.serveMade(w, r, repo, kind, ref)
+	if missing := (*apiError)(nil); errors.As(err, &missing) && missing.status == http.StatusNotFound {
+		return c.serveBeside(w, r, repo, kind, ref, missing)
+	}
+	return err
+}
+
+// serveMade answers for an image that is made of the payload.
+func (c *Catalog) serveMade(w http.ResponseWriter, r *http.Request, repo, kind, ref string) error {
 	recipes := c.lookup(r.URL.Query().Get("ns"), repo)
 	if len(recipes) == 0 {
 		return &apiError{http.StatusNotFound, "NAME_UNKNOWN", repo + ": not one of this registry's images"}

@@ -2,7 +2,7 @@
 // lab cluster asks for, which payload programs each is made of, and how to answer the
 // OCI distribution API's pull half for them.
 //
-// Images are made on demand from files in the payload directory and are the same,
+// Images of an OCI image layout beside the payload are served too. Images are made on demand from files in the payload directory and are the same,
 // byte for byte, wherever they are made. Layers are plain tar, laid over the files
 // as they lie on disk and never held in memory; images that use the same program share
 // its layer. It does not know who pulls, where it listens, or how a payload is unpacked.
@@ -33,6 +33,7 @@ var ErrUnknown = errors.New("no such image")
 // Catalog makes the images. It is safe for use by several goroutines.
 type Catalog struct {
 	payload string
+	beside  string // OCI image layout, "" for none
 	log     *slog.Logger
 	recipes []recipe
 	digests *digestCache

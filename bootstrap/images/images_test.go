@@ -38,7 +38,7 @@ func fakePayload(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, p := range []string{"ropes-node", "ropes-proxy", "pilot-discovery", "ropes-app", "pause"} {
+	for _, p := range []string{"ropes-node", "ropes-proxy", "pilot-discovery", "ropes-app", "pause", "nft"} {
 		write("bin/"+p, bytes.Repeat([]byte(p+"\n"), 777))
 	}
 	write("share/envoy_bootstrap_tmpl.json", []byte("{}"))
@@ -159,6 +159,7 @@ func TestContents(t *testing.T) {
 	for _, tc := range []struct{ ref, at, want string }{
 		{"registry.k8s.io/kube-proxy:v1.36.3", "usr/sbin/nft", "nft"},
 		{"registry.k8s.io/kube-proxy:v1.36.3", "lib64", "-> usr/lib64"},
+		{"registry.k8s.io/kube-proxy:v1.36.3", "etc/protocols", protocols},
 		{"registry.k8s.io/kube-proxy:v1.36.3", "usr/lib/x86_64-linux-gnu/libnftables.so.1", "-> libnftables.so.1.1.0"},
 		{"ropes.local/node:v1", "usr/sbin/nft", "nft"},
 		{"ropes.local/app:v1", "bin", "-> usr/bin"},

@@ -40,7 +40,7 @@ const istioUser = 1337
 // in /usr/bin. A test of cmd/ropes-app compares them with what the program knows.
 func AppNames() []string {
 	return []string{
-		"productpage", "details", "reviews", "ratings", "httpbin", "outside", "serve",
+		"productpage", "details", "reviews", "ratings", "httpbin", "outside", "serve", "relay",
 		"curl", "dig", "nc", "sh", "tar", "test", "[",
 		"cat", "chmod", "cp", "cut", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mv",
 		"ps", "rm", "seq", "sha256sum", "sleep", "sort", "tail", "tee", "touch", "tr", "true", "uniq", "wc",
@@ -78,7 +78,7 @@ func recipes() []recipe {
 		kube("kube-apiserver"),
 		kube("kube-controller-manager"),
 		kube("kube-scheduler"),
-		kube("kube-proxy", host),
+		kube("kube-proxy", host, program("nft", "usr/local/sbin/nft")), // found before the real one
 		onNode(kubernetesHost+"/etcd:"+EtcdTag, "etcd", "usr/local/bin/etcd"),
 		// Upstream's CoreDNS runs as nonroot with a file capability. Ours is a symbolic link,
 		// which can have none, so it is root with what kubeadm's manifest leaves of root.
@@ -183,6 +183,7 @@ var base = layerSpec{name: "base", lay: func(string) (*layer, error) {
 				"nobody:x:65534:65534:nobody:/:/bin/false\n" +
 				"nonroot:x:65532:65532:nonroot:/:/bin/false\n" +
 				"istio-proxy:x:1337:1337:istio-proxy:/:/bin/false\n")},
+		{name: "etc/protocols", mode: 0o644, body: []byte(protocols)},
 		{name: "root/", mode: 0o700},
 		{name: "run/", mode: 0o755},
 		{name: "tmp/", mode: 0o1777},
@@ -194,6 +195,22 @@ var base = layerSpec{name: "base", lay: func(string) (*layer, error) {
 		{name: "var/run", link: "/run"},
 	})
 }}
+
+// protocols names IP's protocols by IANA's numbers. nft writes a protocol by its name where
+// this file has it, and else by its number; kube-proxy compares what nft lists with the names
+// that it wrote, and takes away what it does not know: without this file, at every full
+// synchronisation, every hour and whenever a node's zone changes, all Services.
+const protocols = `icmp 1 ICMP
+tcp 6 TCP
+udp 17 UDP
+dccp 33 DCCP
+esp 50 IPSEC-ESP
+ah 51 IPSEC-AH
+ipv6-icmp 58 IPv6-ICMP
+comp 108 IPCOMP
+sctp 132 SCTP
+udplite 136 UDPLite
+`
 
 // istioDirs are the directories that the mesh's user may write to.
 var istioDirs = layerSpec{name: "istio directories", lay: func(string) (*layer, error) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"istio.io/istio/pkg/kube"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -69,12 +68,12 @@ type bound struct {
 // RoundTrip implements http.RoundTripper.
 func (b bound) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	stop := context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) })
+	stop := context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) }) //nolint:contextcheck // the installation's end is the end of its requests
 	end := func() { stop(); cancel(nil) }
 	resp, err := b.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		if b.ctx.Err() != nil {
-			err = context.Cause(b.ctx)
+			err = context.Cause(b.ctx) //nolint:contextcheck // the installation's end is the end of its requests
 		}
 		end()
 		return nil, err
@@ -115,18 +114,4 @@ func (g gatewaysLast) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return g.next.RoundTrip(r)
-}
-
-// kubeClient is a plain client of the same cluster, for what the operator has no part in.
-func kubeClient(kubeconfig []byte) (kubernetes.Interface, error) {
-	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
-	}
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make a client: %w", err)
-	}
-	return client, nil
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/ropes-dev/ropes/bootstrap"
+
 	"github.com/google/go-cmp/cmp"
 	"istio.io/istio/operator/pkg/component"
 	"istio.io/istio/operator/pkg/util/progress"
@@ -209,7 +211,7 @@ func TestInstalledOnlyWithDigestAndDeployments(t *testing.T) {
 func TestForeignNamespaceStaysForeign(t *testing.T) {
 	client := fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: IngressNamespace}})
 	for _, name := range []string{IngressNamespace, EgressNamespace} {
-		if err := makeNamespace(t.Context(), client, name); err != nil {
+		if err := (Config{Owner: "mine"}).makeNamespace(t.Context(), client, name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -218,7 +220,7 @@ func TestForeignNamespaceStaysForeign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ns.Labels[partLabel] == part; got != ours {
+		if got := ns.Labels[partLabel] == part && ns.Labels[bootstrap.ClusterLabel] == "mine"; got != ours {
 			t.Errorf("%s is ours: %v, want %v", name, got, ours)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"istio.io/istio/operator/pkg/install"
@@ -20,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 )
 
@@ -43,7 +46,7 @@ const (
 // ready and why. What was applied stays.
 func Install(ctx context.Context, cfg Config, say func(string)) error {
 	cfg = cfg.withDefaults()
-	client, err := kubeClient(cfg.Kubeconfig)
+	client, err := kubeclient.New(cfg.Kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -94,8 +97,8 @@ func isInstalled(ctx context.Context, client kubernetes.Interface, digest string
 // apply renders and applies everything, gateways after istiod has a root certificate.
 func (c Config) apply(ctx context.Context, client kubernetes.Interface, digest string, say func(string)) error {
 	say("making namespaces")
-	for _, ns := range []string{SystemNamespace, IngressNamespace, EgressNamespace} {
-		if err := makeNamespace(ctx, client, ns); err != nil {
+	for _, ns := range Namespaces() {
+		if err := c.makeNamespace(ctx, client, ns); err != nil {
 			return err
 		}
 	}
@@ -178,7 +181,7 @@ func (c Config) stamp(ctx context.Context, client kubernetes.Interface, digest s
 }
 
 // makeNamespace makes a namespace of ours. One that somebody else made stays theirs.
-func makeNamespace(ctx context.Context, client kubernetes.Interface, name string) error {
+func (c Config) makeNamespace(ctx context.Context, client kubernetes.Interface, name string) error {
 	_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if err == nil {
 		return nil
@@ -187,6 +190,16 @@ func makeNamespace(ctx context.Context, client kubernetes.Interface, name string
 		return fmt.Errorf("get namespace %s: %w", name, err)
 	}
 	ns := applycorev1.Namespace(name).WithLabels(map[string]string{partLabel: part})
+	if c.Owner != "" {
+		ns.WithLabels(map[string]string{bootstrap.ClusterLabel: c.Owner})
+	}
+	if name == SystemNamespace {
+		before, err := gatewayClasses(ctx, client)
+		if err != nil {
+			return err
+		}
+		ns.WithAnnotations(map[string]string{classesAnnotation: strings.Join(before, " ")})
+	}
 	if _, err := client.CoreV1().Namespaces().Apply(ctx, ns, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 		return fmt.Errorf("make namespace %s: %w", name, err)
 	}

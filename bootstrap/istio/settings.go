@@ -32,7 +32,12 @@ type Config struct {
 	Hub, Tag   string // of the images pilot and proxyv2; default ropes.local/istio and 1.31
 	// Ports on every node at which the ingress gateway is reached; default 30080 and 30443.
 	HTTPNodePort, HTTPSNodePort int
-	Log                         *slog.Logger // what the operator says; nil discards it
+	// Owner is the cluster of ropes that this mesh belongs to: the value of
+	// bootstrap.ClusterLabel on the namespaces that Install makes. Empty labels none.
+	Owner string
+	// Private keeps the ingress gateway from taking ports of nodes.
+	Private bool
+	Log     *slog.Logger // what the operator says; nil discards it
 }
 
 func (c Config) withDefaults() Config {
@@ -45,6 +50,9 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
+
+// Namespaces are those that Install puts objects into.
+func Namespaces() []string { return []string{SystemNamespace, IngressNamespace, EgressNamespace} }
 
 // deployments are what an installation consists of, istiod first.
 func deployments() []rollout.Deployment {
@@ -85,9 +93,6 @@ func (c Config) operator() object {
 					"autoscaleEnabled": false,
 					"replicaCount":     1,
 					"resources":        requests("100m", "128Mi"),
-					// The CA that istiod makes for itself revokes nothing, and the built-in data
-					// plane refuses a certificate validation context with a revocation list.
-					"env": object{"PILOT_ENABLE_CA_CRL": "false"},
 				},
 				"gateways": object{ingressGateway: object{"autoscaleEnabled": false}, egressGateway: object{"autoscaleEnabled": false}},
 			},
@@ -110,6 +115,18 @@ func meshConfig() object {
 }
 
 func (c Config) ingress() object {
+	kind := "NodePort"
+	ports := []any{
+		object{"name": "status-port", "port": 15021, "targetPort": 15021, "protocol": "TCP"},
+		object{"name": "http2", "port": 80, "targetPort": 8080, "nodePort": c.HTTPNodePort, "protocol": "TCP"},
+		object{"name": "https", "port": 443, "targetPort": 8443, "nodePort": c.HTTPSNodePort, "protocol": "TCP"},
+	}
+	if c.Private {
+		kind = "ClusterIP"
+		for _, p := range ports {
+			delete(p.(object), "nodePort")
+		}
+	}
 	return object{
 		"name":      ingressGateway,
 		"namespace": IngressNamespace,
@@ -117,12 +134,8 @@ func (c Config) ingress() object {
 		"k8s": object{
 			"resources": requests("10m", "40Mi"),
 			"service": object{
-				"type": "NodePort",
-				"ports": []any{
-					object{"name": "status-port", "port": 15021, "targetPort": 15021, "protocol": "TCP"},
-					object{"name": "http2", "port": 80, "targetPort": 8080, "nodePort": c.HTTPNodePort, "protocol": "TCP"},
-					object{"name": "https", "port": 443, "targetPort": 8443, "nodePort": c.HTTPSNodePort, "protocol": "TCP"},
-				},
+				"type":  kind,
+				"ports": ports,
 			},
 			"readinessProbe": object{"periodSeconds": readinessPeriod},
 			"overlays":       startup(ingressGateway, "istio-proxy", "/healthz/ready", 15021),

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"istio.io/istio/operator/pkg/manifest"
@@ -17,13 +17,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 )
 
 // Status reports how far istiod and the gateways are, istiod first. A mesh that is not
 // there is not an error: its Deployments are reported as missing.
 func Status(ctx context.Context, kubeconfig []byte) ([]rollout.State, error) {
-	client, err := kubeClient(kubeconfig)
+	client, err := kubeclient.New(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -32,17 +33,23 @@ func Status(ctx context.Context, kubeconfig []byte) ([]rollout.State, error) {
 
 // Uninstall removes what Install applied: all objects that carry our IstioOperator's
 // label, Istio's CRDs and with them every mesh resource that users made, the root
-// certificates that istiod handed out, and the namespaces that Install made. It returns
-// when the namespaces are gone. Uninstalling a mesh that is not there is not an error.
-func Uninstall(ctx context.Context, kubeconfig []byte, log *slog.Logger, say func(string)) error {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	cli, err := newClient(ctx, kubeconfig, nil)
+// certificates that istiod handed out, the gateway classes that it made, and the
+// namespaces that Install made for cfg.Owner. It returns when the namespaces are gone. Uninstalling a mesh that is not there
+// is not an error.
+func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
+	cfg = cfg.withDefaults()
+	cli, err := newClient(ctx, cfg.Kubeconfig, nil)
 	if err != nil {
 		return err
 	}
 	defer cli.Shutdown()
+	system, err := cli.Kube().CoreV1().Namespaces().Get(ctx, SystemNamespace, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get namespace %s: %w", SystemNamespace, err)
+	}
+	if err == nil && cfg.Owner != "" && system.Labels[bootstrap.ClusterLabel] != cfg.Owner {
+		return nil // somebody else's
+	}
 
 	selector := metav1.ListOptions{LabelSelector: manifest.OwningResourceName + "=" + owner + "," + manifest.OwningResourceNamespace + "=" + SystemNamespace}
 	// Webhooks go first: nothing must be sent to an istiod that is no more.
@@ -63,12 +70,16 @@ func Uninstall(ctx context.Context, kubeconfig []byte, log *slog.Logger, say fun
 			return fmt.Errorf("list %s: %w", kind.Kind, err)
 		}
 		for i := range list.Items {
-			if err := uninstall.DeleteResource(cli, false, newLogger(log), &list.Items[i]); err != nil {
+			if err := uninstall.DeleteResource(cli, false, newLogger(cfg.Log), &list.Items[i]); err != nil {
 				errs = append(errs, fmt.Errorf("delete %s %s: %w", kind.Kind, list.Items[i].GetName(), err))
 			}
 		}
 	}
-	errs = append(errs, removeRootCerts(ctx, cli.Kube()), removeNamespaces(ctx, cli.Kube(), say))
+	errs = append(errs, removeRootCerts(ctx, cli.Kube()), removeNamespaces(ctx, cli.Kube(), cfg.Owner, say))
+	if before, ok := system.Annotations[classesAnnotation]; ok {
+		// Now that no istiod is left to make them again.
+		errs = append(errs, removeGatewayClasses(ctx, cli.Kube(), strings.Fields(before)))
+	}
 	return errors.Join(errs...)
 }
 
@@ -92,8 +103,11 @@ func removeRootCerts(ctx context.Context, client kubernetes.Interface) error {
 const goneInterval = 200 * time.Millisecond
 
 // removeNamespaces removes the namespaces that carry our label and waits until they are gone.
-func removeNamespaces(ctx context.Context, client kubernetes.Interface, say func(string)) error {
+func removeNamespaces(ctx context.Context, client kubernetes.Interface, owner string, say func(string)) error {
 	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
+	if owner != "" {
+		ours.LabelSelector += "," + bootstrap.ClusterLabel + "=" + owner
+	}
 	list, err := client.CoreV1().Namespaces().List(ctx, ours)
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)

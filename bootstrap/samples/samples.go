@@ -5,22 +5,26 @@
 package samples
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/helm"
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 	"github.com/ropes-dev/ropes/charts"
 )
@@ -37,6 +41,9 @@ type Config struct {
 	Log        *slog.Logger // what Helm says; nil discards it
 	// Values, by chart, go over those of the chart itself. Nil where there are none.
 	Values map[string]map[string]any
+	// Owner is the cluster of ropes that the samples belong to: the value of
+	// bootstrap.ClusterLabel on their namespaces. Empty labels none.
+	Owner string
 }
 
 // apps are the samples, each of which is chart, release and namespace of that name.
@@ -54,7 +61,20 @@ type app struct {
 	injection string // of sidecars into the app's namespace: enabled or disabled
 }
 
-func (a app) release(values map[string]map[string]any) (helm.Release, error) {
+// Namespaces are those that Install puts objects into.
+func Namespaces() []string {
+	var names []string
+	for _, a := range apps() {
+		names = append(names, a.name)
+	}
+	return names
+}
+
+func (a app) release(cfg Config) (helm.Release, error) {
+	labels := map[string]string{"istio-injection": a.injection, partLabel: part}
+	if cfg.Owner != "" {
+		labels[bootstrap.ClusterLabel] = cfg.Owner
+	}
 	chart, err := fs.Sub(charts.FS, a.name)
 	if err != nil {
 		return helm.Release{}, fmt.Errorf("find chart %s: %w", a.name, err)
@@ -62,9 +82,9 @@ func (a app) release(values map[string]map[string]any) (helm.Release, error) {
 	return helm.Release{
 		Name:      a.name,
 		Namespace: a.name,
-		Labels:    map[string]string{"istio-injection": a.injection, partLabel: part},
+		Labels:    labels,
 		Chart:     chart,
-		Values:    values[a.name],
+		Values:    cfg.Values[a.name],
 	}, nil
 }
 
@@ -79,7 +99,7 @@ func Install(ctx context.Context, cfg Config, say func(string)) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubeClient(cfg.Kubeconfig)
+	client, err := kubeclient.New(cfg.Kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -90,7 +110,7 @@ func Install(ctx context.Context, cfg Config, say func(string)) error {
 	var running sync.WaitGroup
 	for i, a := range apps() {
 		running.Go(func() {
-			rel, err := a.release(cfg.Values)
+			rel, err := a.release(cfg)
 			if err == nil {
 				found[i], err = releases.Apply(ctx, rel)
 			}
@@ -112,7 +132,7 @@ func Install(ctx context.Context, cfg Config, say func(string)) error {
 func Status(ctx context.Context, cfg Config) ([]rollout.State, error) {
 	var want []rollout.Deployment
 	for _, a := range apps() {
-		rel, err := a.release(cfg.Values)
+		rel, err := a.release(cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -122,12 +142,48 @@ func Status(ctx context.Context, cfg Config) ([]rollout.State, error) {
 		}
 		want = append(want, found...)
 	}
-	client, err := kubeClient(cfg.Kubeconfig)
+	client, err := kubeclient.New(cfg.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	return rollout.Inspect(ctx, client, want)
 }
+
+// pageTimeout bounds one look at the product page.
+const pageTimeout = 5 * time.Second
+
+// Open asks for Bookinfo's product page at url as a browser would. It returns nil where the
+// page comes with all its parts, and else says what came.
+func Open(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Close = true // the next one is to find its way by itself
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read %s: %w", url, err)
+	case res.StatusCode != http.StatusOK:
+		return fmt.Errorf("%s answers %s", url, res.Status)
+	case !bytes.Contains(page, []byte("Served by <code>productpage</code>")):
+		return fmt.Errorf("%s is somebody else's", url)
+	}
+	if missing := unavailable.Find(page); missing != nil {
+		return fmt.Errorf("%s says: %s", url, missing)
+	}
+	return nil
+}
+
+// unavailable is how the product page says that it could not get one of its parts.
+var unavailable = regexp.MustCompile(`[^>.]*currently unavailable`)
 
 // goneInterval is how often namespaces that are going are looked at.
 const goneInterval = 200 * time.Millisecond
@@ -139,20 +195,26 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubeClient(cfg.Kubeconfig)
+	client, err := kubeclient.New(cfg.Kubeconfig)
 	if err != nil {
 		return err
 	}
+	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
+	if cfg.Owner != "" {
+		ours.LabelSelector += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
+	}
+	list, err := client.CoreV1().Namespaces().List(ctx, ours)
+	if err != nil {
+		return fmt.Errorf("list namespaces: %w", err)
+	}
 	for _, a := range slices.Backward(apps()) {
+		if !slices.ContainsFunc(list.Items, func(ns corev1.Namespace) bool { return ns.Name == a.name }) {
+			continue
+		}
 		say("removing " + a.name)
 		if err := releases.Uninstall(ctx, a.name, a.name); err != nil {
 			return err
 		}
-	}
-	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
-	list, err := client.CoreV1().Namespaces().List(ctx, ours)
-	if err != nil {
-		return fmt.Errorf("list namespaces: %w", err)
 	}
 	for i := range list.Items {
 		if err := client.CoreV1().Namespaces().Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
@@ -169,17 +231,4 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 		}
 		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
 	})
-}
-
-func kubeClient(kubeconfig []byte) (kubernetes.Interface, error) {
-	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
-	}
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make a client: %w", err)
-	}
-	return client, nil
 }

@@ -3,8 +3,11 @@ package samples
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,7 +31,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func render(t *testing.T, name string, values map[string]any) (string, []unstructured.Unstructured) {
 	t.Helper()
 	i := slices.IndexFunc(apps(), func(a app) bool { return a.name == name })
-	rel, err := apps()[i].release(map[string]map[string]any{name: values})
+	rel, err := apps()[i].release(Config{Values: map[string]map[string]any{name: values}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,5 +225,36 @@ func TestOnlyOutsideIsOutside(t *testing.T) {
 				t.Errorf("service %s/%s is hidden from the mesh: %v", a.name, o.GetName(), !out)
 			}
 		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	const whole = "<p>Served by <code>reviews</code> v1</p><footer>Served by <code>productpage</code></footer>"
+	for name, tc := range map[string]struct {
+		status     int
+		page, want string
+	}{
+		"whole":         {200, whole, ""},
+		"no route":      {404, whole, "answers 404 Not Found"},
+		"somebody else": {200, "You have reached a service that stands beyond the mesh.", "is somebody else's"},
+		"without a part": {
+			200, "<p class=\"sorry\">Sorry, product reviews are currently unavailable for this book.</p>" + whole,
+			"says: Sorry, product reviews are currently unavailable",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(tc.status)
+				io.WriteString(w, tc.page)
+			}))
+			defer server.Close()
+			err := Open(t.Context(), server.URL)
+			if got := fmt.Sprint(err); (err == nil) != (tc.want == "") || !strings.Contains(got, tc.want) && err != nil {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+	if err := Open(t.Context(), "http://127.0.0.1:1/"); err == nil {
+		t.Error("a page that nobody serves came")
 	}
 }

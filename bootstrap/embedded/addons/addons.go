@@ -1,5 +1,6 @@
-// Package addons puts the embedded provider's add-ons into a cluster: the storage
-// provisioner and its classes, the network policy agent, and metrics-server.
+// Package addons puts ropes' add-ons into a cluster of its own: the storage
+// provisioner and its classes, the network policy agent, metrics-server, and definitions
+// that others rely on, such as the Gateway API's.
 // It knows how manifests are applied and when what they start is ready; what the
 // add-ons are is in the manifests, and how they work in packages of their own.
 // CoreDNS and kube-proxy are kubeadm's add-ons and not among these.
@@ -15,6 +16,8 @@ import (
 	"io/fs"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,67 +25,116 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/manifests"
 )
 
 // fieldManager owns the fields that Apply sets.
 const fieldManager = "ropes"
 
+// AddOn is one of the add-ons, by the name of its manifest.
+type AddOn string
+
+// NetworkPolicy is the agent that enforces NetworkPolicies. A cluster whose pod network
+// does so itself goes without.
+const NetworkPolicy AddOn = "20-network-policy.yaml"
+
 // Apply puts the add-ons into the cluster that kubeconfig leads to, by server-side
 // apply: what is there already and as it should be stays untouched, and what somebody
 // has changed is changed back. say, which must not be nil, hears what is being applied.
-// Apply does not wait for anything to start; Wait does.
-func Apply(ctx context.Context, kubeconfig []byte, say func(string)) error {
-	objects, err := load(manifests.FS)
+// Apply does not wait for anything to start; Wait does. Those in without are left out.
+func Apply(ctx context.Context, kubeconfig []byte, say func(string), without ...AddOn) error {
+	objects, err := load(manifests.FS, without...)
 	if err != nil {
 		return err
 	}
-	config, err := restConfig(kubeconfig)
+	client, mapper, err := clients(kubeconfig)
 	if err != nil {
 		return err
+	}
+	return apply(ctx, client, mapper, objects, say)
+}
+
+// Create makes those objects of the manifests in files that are not there yet, side by
+// side: none may need another. What is there stays as it is, a learner's changes included.
+func Create(ctx context.Context, kubeconfig []byte, files fs.FS, say func(string)) error {
+	objects, err := load(files)
+	if err != nil {
+		return err
+	}
+	client, mapper, err := clients(kubeconfig)
+	if err != nil {
+		return err
+	}
+	return create(ctx, client, mapper, objects, say)
+}
+
+// creators bounds how many objects are made at the same time.
+const creators = 4
+
+func create(ctx context.Context, client dynamic.Interface, mapper meta.RESTMapper, objects []*unstructured.Unstructured, say func(string)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(creators)
+	for _, o := range objects {
+		say(describe(o))
+		into, err := resource(client, mapper, o)
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		group.Go(func() error {
+			_, err := into.Create(ctx, o, metav1.CreateOptions{FieldManager: fieldManager})
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				return fmt.Errorf("create %s: %w", describe(o), err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func clients(kubeconfig []byte) (dynamic.Interface, meta.RESTMapper, error) {
+	config, err := kubeclient.Config(kubeconfig)
+	if err != nil {
+		return nil, nil, err
 	}
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
-		return fmt.Errorf("make a client: %w", err)
+		return nil, nil, fmt.Errorf("make a client: %w", err)
 	}
 	lister, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
-		return fmt.Errorf("make a client: %w", err)
+		return nil, nil, fmt.Errorf("make a client: %w", err)
 	}
-	return apply(ctx, client, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(lister)), objects, say)
-}
-
-func restConfig(kubeconfig []byte) (*rest.Config, error) {
-	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
-	}
-	config.QPS = -1 // a handful of objects cannot overrun an API server
-	config.WarningHandler = rest.NoWarnings{}
-	return config, nil
+	return client, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(lister)), nil
 }
 
 func apply(ctx context.Context, client dynamic.Interface, mapper meta.RESTMapper, objects []*unstructured.Unstructured, say func(string)) error {
 	for _, o := range objects {
 		say(describe(o))
-		kind := o.GroupVersionKind()
-		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		into, err := resource(client, mapper, o)
 		if err != nil {
-			return fmt.Errorf("apply %s: %w", describe(o), err)
-		}
-		var into dynamic.ResourceInterface = client.Resource(mapping.Resource)
-		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			into = client.Resource(mapping.Resource).Namespace(o.GetNamespace())
+			return err
 		}
 		if _, err := into.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 			return fmt.Errorf("apply %s: %w", describe(o), err)
 		}
 	}
 	return nil
+}
+
+// resource is where an object lives.
+func resource(client dynamic.Interface, mapper meta.RESTMapper, o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	kind := o.GroupVersionKind()
+	mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		return nil, fmt.Errorf("apply %s: %w", describe(o), err)
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return client.Resource(mapping.Resource).Namespace(o.GetNamespace()), nil
+	}
+	return client.Resource(mapping.Resource), nil
 }
 
 // describe names an object as the learner would: DaemonSet ropes-system/ropes-volumes.
@@ -94,13 +146,16 @@ func describe(o *unstructured.Unstructured) string {
 }
 
 // load reads all objects of all files, those first that others need to be there.
-func load(files fs.FS) ([]*unstructured.Unstructured, error) {
+func load(files fs.FS, without ...AddOn) ([]*unstructured.Unstructured, error) {
 	names, err := fs.Glob(files, "*.yaml")
 	if err != nil {
 		return nil, err
 	}
 	var objects []*unstructured.Unstructured
 	for _, name := range names {
+		if slices.Contains(without, AddOn(name)) {
+			continue
+		}
 		data, err := fs.ReadFile(files, name)
 		if err != nil {
 			return nil, err

@@ -173,6 +173,43 @@ func TestApplySendsEverythingByServerSideApply(t *testing.T) {
 	}
 }
 
+func TestCreateLeavesWhatIsThere(t *testing.T) {
+	s := kinds(t)
+	there := &unstructured.Unstructured{}
+	there.SetAPIVersion("storage.k8s.io/v1")
+	there.SetKind("StorageClass")
+	there.SetName("standard")
+	there.SetLabels(map[string]string{"changed-by": "learner"})
+	client := dynamicfake.NewSimpleDynamicClient(s, there)
+	objects := slices.DeleteFunc(loadAll(t), func(o *unstructured.Unstructured) bool { return o.GetKind() != "StorageClass" })
+	for range 2 {
+		if err := create(t.Context(), client, testrestmapper.TestOnlyStaticRESTMapper(s), objects, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	classes := client.Resource(schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"})
+	list, err := classes.List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) != 2 {
+		t.Fatalf("classes %v, %v", list, err)
+	}
+	kept, err := classes.Get(t.Context(), "standard", metav1.GetOptions{})
+	if err != nil || kept.GetLabels()["changed-by"] != "learner" {
+		t.Errorf("standard is now %v, %v", kept, err)
+	}
+}
+
+func TestCreateNamesTheObjectThatFails(t *testing.T) {
+	s := kinds(t)
+	client := dynamicfake.NewSimpleDynamicClient(s)
+	client.PrependReactor("create", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("no room")
+	})
+	err := create(t.Context(), client, testrestmapper.TestOnlyStaticRESTMapper(s), loadAll(t), func(string) {})
+	if err == nil || !strings.Contains(err.Error(), "no room") || !strings.Contains(err.Error(), "create DaemonSet ropes-system/") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestApplyNamesTheObjectThatFails(t *testing.T) {
 	s := kinds(t)
 	client := dynamicfake.NewSimpleDynamicClient(s)

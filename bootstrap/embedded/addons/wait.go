@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/manifests"
 )
 
@@ -31,8 +32,8 @@ import (
 // say, which must not be nil, hears what is missing whenever that changes. When ctx ends
 // first the error wraps its cause and says of each object that is not ready what was
 // last seen of it and of its pods. Without a deadline on ctx it can last for ever.
-func Wait(ctx context.Context, kubeconfig []byte, say func(string)) error {
-	return waitFor(ctx, kubeconfig, slices.Collect(maps.Keys(judges)), say)
+func Wait(ctx context.Context, kubeconfig []byte, say func(string), without ...AddOn) error {
+	return waitFor(ctx, kubeconfig, slices.Collect(maps.Keys(judges)), say, without...)
 }
 
 // WaitAgents is Wait for the agents on every node alone: once it returns claims get
@@ -41,13 +42,13 @@ func WaitAgents(ctx context.Context, kubeconfig []byte, say func(string)) error 
 	return waitFor(ctx, kubeconfig, []string{"DaemonSet"}, say)
 }
 
-func waitFor(ctx context.Context, kubeconfig []byte, kinds []string, say func(string)) error {
-	objects, err := load(manifests.FS)
+func waitFor(ctx context.Context, kubeconfig []byte, kinds []string, say func(string), without ...AddOn) error {
+	objects, err := load(manifests.FS, without...)
 	if err != nil {
 		return err
 	}
 	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return !slices.Contains(kinds, o.GetKind()) })
-	config, err := restConfig(kubeconfig)
+	config, err := kubeclient.Config(kubeconfig)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/ropes-dev/ropes/bootstrap"
 )
 
 // DefaultRoot is where clusters live unless told otherwise.
@@ -58,7 +60,10 @@ type Config struct {
 	BridgeIP      string `json:"bridgeIP"`   // gateway, registry and resolver of the nodes
 	PodSubnet     string `json:"podSubnet"`
 	ServiceSubnet string `json:"serviceSubnet"`
-	Uplink        Uplink `json:"uplink"`
+	// LoadBalancerCIDR holds the addresses of Services of type LoadBalancer, a part of the
+	// bridge's network that no node has an address in. Empty in clusters of older versions.
+	LoadBalancerCIDR string `json:"loadBalancerCIDR,omitempty"`
+	Uplink           Uplink `json:"uplink"`
 
 	APIPort   int `json:"apiPort"`
 	HTTPPort  int `json:"httpPort"`
@@ -123,6 +128,10 @@ func (d Dir) Status() string         { return d.join("status.json") }
 func (d Dir) Kubeconfig() string     { return d.join("kubeconfig") }
 func (d Dir) Logs() string           { return d.join("logs") }
 func (d Dir) SupervisorLog() string  { return d.join("logs", "supervisor.log") }
+
+// Images is an OCI image layout of images beside those of the payload; it need not be there.
+func (d Dir) Images() string { return d.join("images") }
+
 func (d Dir) Node(name string) string {
 	return d.join("nodes", name)
 }
@@ -160,6 +169,19 @@ type Status struct {
 	Error  string  `json:"error,omitempty"` // why it gave up
 }
 
+// PhaseNodes is the phase in which the nodes' first processes are started.
+const PhaseNodes = "nodes"
+
+// Began is when a phase began, zero where it has not.
+func (s Status) Began(phase string) time.Time {
+	for _, p := range s.Phases {
+		if p.Name == phase {
+			return p.Start
+		}
+	}
+	return time.Time{}
+}
+
 // LoadStatus reads the supervisor's status; the zero Status where it has said nothing yet.
 func (d Dir) LoadStatus() (Status, error) {
 	var s Status
@@ -195,19 +217,5 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(data); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err := tmp.Chmod(mode); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return bootstrap.ReplaceFile(path, data, mode)
 }

@@ -112,6 +112,7 @@ func (s *supervisor) setUpBridge() error {
 
 func (s *supervisor) serveRegistry(ctx context.Context) error {
 	catalog := images.New(s.cfg.PayloadDir, s.log)
+	catalog.Beside(s.dir.Images())
 	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", s.cfg.BridgeIP, RegistryPort))
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func endNode(p *os.Process) {
 	if p.Signal(unix.SIGTERM) != nil {
 		return
 	}
-	time.AfterFunc(nodeStopTimeout, func() { p.Kill() })
+	time.AfterFunc(nodeStopTimeout, func() { _ = p.Kill() })
 }
 
 // startNode starts a node's first process in namespaces of its own, puts it into its

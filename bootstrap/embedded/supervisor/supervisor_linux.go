@@ -11,6 +11,7 @@
 //	nodes           one process each, plugged into the bridge, restarted as they end
 //	control plane   until /readyz answers
 //	registration    every node has registered and has its pod addresses
+//	load balancer   Services of type LoadBalancer, from here on
 //	add-ons         kubeadm's: CoreDNS, kube-proxy, uploaded configuration
 //	then            until SIGTERM
 package supervisor
@@ -76,7 +77,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 	var nodes sync.WaitGroup
 	defer nodes.Wait()
-	err = s.phase("nodes", func(func(string)) error { return s.startNodes(ctx, &nodes) })
+	err = s.phase(state.PhaseNodes, func(func(string)) error { return s.startNodes(ctx, &nodes) })
 	if err != nil {
 		return err
 	}
@@ -99,6 +100,9 @@ func (s *supervisor) run(ctx context.Context) error {
 		return kubeadm.MarkControlPlane(s.cfg, client)
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.phase("load balancer", func(func(string)) error { return s.startLoadBalancer(ctx, client, &nodes) }); err != nil {
 		return err
 	}
 	s.update(func(st *state.Status) { st.Ready = true })
