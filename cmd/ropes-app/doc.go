@@ -23,7 +23,8 @@
 //	ratings     [--listen :9080]   GET and POST /ratings/{id}, /health
 //	httpbin     [--listen :8080]   everything go-httpbin serves (/get /headers /status/{code} /delay/{n} ...)
 //	outside     [--http :8080] [--https :8443] [--tcp :9000] [--name DNSNAME,...] [--tls-cert FILE --tls-key FILE]
-//	serve       [--listen :8080] [--dir DIR] [--tcp ADDR,...] [--tls-cert FILE --tls-key FILE --listen-tls ADDR]
+//	serve       [--listen :8080] [--dir DIR] [--tcp ADDR,...] [--tls-cert FILE --tls-key FILE --listen-tls ADDR] [--control ADDR]
+//	relay       [--listen :7000]   makes requests from its pod as it is told, for tests
 //
 // Address flags of outside and serve take a comma-separated list; an empty value turns that
 // listener off.
@@ -54,6 +55,13 @@
 //
 // serve answers with the same echo as JSON on every path but: /hostname (text), /health (200), /status/{code}, /delay/{duration},
 // /file/PATH (GET, PUT and DELETE of a file below --dir), and /version (text of SERVICE_VERSION). --tcp returns what it is sent.
+// gRPC requests get their messages back, with x-grpc-status as the status in the trailers. --control ADDR takes a script at /script: PUT a JSON
+// list of rules ({"Contains", "Times", "Status", "Headers", "Trailers", "Body" (base64), "DelayMS", "Reset"}), whose answers go before all
+// others; GET says what was heard since; DELETE ends the script.
+//
+// relay takes JSON: POST /fetch {"URL", "Method", "Host", "Headers", "Body", "Address", "HTTP2", "TimeoutMS", "TLS": {"ServerName", "CA", "Cert",
+// "Key", "ALPN"}} makes one request on a connection of its own; POST /raw {"Address", "Secure", "TLS", "Send", "Then", "Want", "WaitMS"} exchanges bytes;
+// POST /load {"Orders", "Rate", "Count"} sends a steady stream of requests over kept-alive connections and counts failures. Bytes are base64.
 //
 // # Toolbox
 //

@@ -72,7 +72,7 @@ func programs() map[string]applet.Func {
 		"curl": curl.Run, "dig": dig.Run, "nc": netcat.Run, "sh": shell.New(all), "tar": archive.Run, "test": shell.Test, "[": shell.Test,
 		"productpage": servers.Bookinfo(bookinfo.Productpage), "details": servers.Bookinfo(bookinfo.Details),
 		"reviews": servers.Bookinfo(bookinfo.Reviews), "ratings": servers.Bookinfo(bookinfo.Ratings),
-		"httpbin": servers.HTTPBin, "outside": servers.Outside, "serve": servers.Serve,
+		"httpbin": servers.HTTPBin, "outside": servers.Outside, "serve": servers.Serve, "relay": servers.Relay,
 	})
 	all["env"] = coreutils.Env(start(all))
 	return all

@@ -30,6 +30,7 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap/embedded/state"
 	"github.com/ropes-dev/ropes/bootstrap/embedded/storage"
 	"github.com/ropes-dev/ropes/bootstrap/embedded/supervisor"
+	"github.com/ropes-dev/ropes/bootstrap/kind/podnetwork"
 )
 
 var applets = map[string]applet{
@@ -56,6 +57,7 @@ var applets = map[string]applet{
 	},
 	"storage-provisioner": own(storage.Main),
 	"network-policy":      own(netpol.Main),
+	"pod-network":         own(podnetwork.Main),
 	"supervise": func(ctx context.Context, args []string) int {
 		if len(args) != 2 {
 			fmt.Fprintln(os.Stderr, "usage: ropes-node supervise DIR")
@@ -84,7 +86,7 @@ func component(build func() *cobra.Command) applet {
 func own(agent func(ctx context.Context, args []string, log *slog.Logger) error) applet {
 	return func(_ context.Context, args []string) int {
 		ctx := genericapiserver.SetupSignalContext()
-		return exit(args[0], agent(ctx, args[1:], logger()))
+		return exit(args[0], agent(ctx, args[1:], logger())) //nolint:contextcheck // the one that signals end
 	}
 }
 

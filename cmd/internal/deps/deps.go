@@ -1,8 +1,5 @@
 //go:build deps
 
-// Package deps keeps in go.mod what no package of ours imports: the programs that the
-// payload takes straight from their modules, and modules of the issues to come, whose
-// arrival must not move the versions that build together. It is never compiled.
 package deps
 
 import (
@@ -15,7 +12,8 @@ import (
 	_ "github.com/opencontainers/runc"
 	_ "istio.io/istio/pilot/cmd/pilot-discovery"
 
-	// For the providers kind and existing, and for the Gateway API's conformance suite.
-	_ "sigs.k8s.io/gateway-api/conformance"
-	_ "sigs.k8s.io/kind/pkg/cluster"
+	// Programs of the node image that make test-kind builds, see .build/kind-node.
+	_ "github.com/containerd/containerd/v2/cmd/ctr"
+	_ "k8s.io/kubernetes/cmd/kubeadm"
+	_ "k8s.io/kubernetes/cmd/kubectl"
 )

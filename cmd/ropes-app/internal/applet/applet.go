@@ -7,6 +7,7 @@ package applet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -73,7 +74,7 @@ func (c *Call) Misused(err error) int {
 
 // Ended is the status of a program that stopped because ctx did.
 func Ended(ctx context.Context) int {
-	if context.Cause(ctx) == ErrTerminated {
+	if errors.Is(context.Cause(ctx), ErrTerminated) {
 		return Terminated
 	}
 	return Interrupted

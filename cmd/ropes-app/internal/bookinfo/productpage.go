@@ -190,7 +190,7 @@ func (p *productpage) product(w http.ResponseWriter, r *http.Request) {
 	v := view{User: signedIn(r), Profile: r.URL.Query().Get("u"), Product: products[0], Pod: p.Pod}
 	h, id := headers(r), fmt.Sprint(v.Product.ID)
 	details := make(chan struct{})
-	go func() {
+	go func() { //nolint:contextcheck // it is the request's
 		defer close(details)
 		v.Details, v.DetailsError = decode[book](p.details(r.Context(), h.Clone(), id))
 	}()

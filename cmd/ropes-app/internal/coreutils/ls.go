@@ -203,7 +203,7 @@ func (l *lister) row(e listed) []string {
 	if !l.numeric {
 		owner, group = userName(owner), groupName(group)
 	}
-	return append(cols, modeString(mode), strconv.FormatUint(uint64(st.Nlink), 10), owner, group, size,
+	return append(cols, modeString(mode), strconv.FormatUint(uint64(st.Nlink), 10), owner, group, size, //nolint:unconvert // arm64 has 32 bits
 		e.info.ModTime().Format("Jan _2 2006 15:04"), name)
 }
 

@@ -206,7 +206,7 @@ func kill(_ context.Context, call *applet.Call) int {
 		}
 	}
 	if len(args) == 0 {
-		return call.Misused(errors.New("usage: kill [-SIGNAL] PID..."))
+		return call.Misused(errors.New("usage: kill [-SIGNAL] PID [PID...]"))
 	}
 	status := applet.OK
 	for _, a := range args {

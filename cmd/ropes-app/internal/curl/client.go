@@ -118,7 +118,7 @@ func (c *client) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	var conn net.Conn = raw
+	conn := raw
 	if !c.o.prior {
 		info.heads = &headRecorder{}
 		conn = recordedConn{raw, info.heads}
@@ -259,7 +259,8 @@ func (c *client) connect(ctx context.Context, addr string, info *connInfo) (net.
 		last = err
 	}
 	code := codeConnect
-	if t, ok := last.(net.Error); ok && t.Timeout() {
+	var t net.Error
+	if errors.As(last, &t) && t.Timeout() {
 		code = codeTimeout
 	}
 	return nil, failf(code, "failed to connect to %s port %s after %d ms: %w", host, port, time.Since(info.began).Milliseconds(), last)

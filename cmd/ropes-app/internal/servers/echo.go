@@ -97,18 +97,19 @@ func serveHandler(call *applet.Call, dir string) (http.Handler, error) {
 	mux.HandleFunc("/version", text(call.Getenv("SERVICE_VERSION")))
 	mux.HandleFunc("/status/{code}", serveStatus)
 	mux.HandleFunc("/delay/{duration}", serveDelay)
+	all := grpcEcho{mux, name}
 	if dir == "" {
 		mux.HandleFunc("/file/", func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "no files here: serve was started without --dir", http.StatusNotFound)
 		})
-		return mux, nil
+		return all, nil
 	}
 	root, err := os.OpenRoot(call.Path(dir)) // links out of it are not followed
 	if err != nil {
 		return nil, err
 	}
 	mux.Handle("/file/", http.StripPrefix("/file/", files{root}))
-	return mux, nil
+	return all, nil
 }
 
 func serveStatus(w http.ResponseWriter, r *http.Request) {

@@ -4,6 +4,7 @@
 package servers
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -174,6 +175,11 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // Flush implements http.Flusher, which streaming handlers ask for by type.
 func (r *recorder) Flush() { _ = http.NewResponseController(r.ResponseWriter).Flush() }
+
+// Hijack implements http.Hijacker, which websocket handlers ask for by type.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(r.ResponseWriter).Hijack()
+}
 
 // addresses splits a comma-separated list.
 func addresses(list string) []string {

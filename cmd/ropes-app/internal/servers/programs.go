@@ -79,8 +79,9 @@ func Outside(ctx context.Context, call *applet.Call) int {
 func Serve(ctx context.Context, call *applet.Call) int {
 	return program(ctx, call, func(opts *applet.Options) func() ([]endpoint, error) {
 		listen := ":8080"
-		var dir, raw, secure, cert, key string
+		var dir, raw, secure, cert, key, control string
 		opts.String(&listen, "listen")
+		opts.String(&control, "control")
 		opts.String(&dir, "dir")
 		opts.String(&raw, "tcp")
 		opts.String(&secure, "listen-tls")
@@ -91,7 +92,12 @@ func Serve(ctx context.Context, call *applet.Call) int {
 			if err != nil {
 				return nil, err
 			}
+			sc := &script{next: h}
+			if control != "" {
+				h = sc
+			}
 			eps := append(plain(listen, h), echoing(raw, "")...)
+			eps = append(eps, plain(control, sc.control())...)
 			if secure == "" {
 				if cert != "" || key != "" {
 					return nil, errors.New("--tls-cert and --tls-key need --listen-tls")

@@ -112,7 +112,7 @@ func TestOutside(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &got); code != 200 || err != nil {
 		t.Fatalf("%d %v %s", code, err, body)
 	}
-	if got.Beyond != "the mesh" || got.Method != "POST" || got.Path != "/a/b" || got.Query != "c=d" || got.Body != "hello" ||
+	if got.Beyond != "the mesh" || got.Method != http.MethodPost || got.Path != "/a/b" || got.Query != "c=d" || got.Body != "hello" ||
 		got.Hostname != "pod-1" || got.Proto != "HTTP/1.1" || got.Host != addrs["http"] || got.TLS != nil {
 		t.Errorf("%+v", got)
 	}
@@ -212,6 +212,16 @@ func TestHTTPBinAndBookinfo(t *testing.T) {
 	addrs, _ := start(t, HTTPBin, 1, "--listen", anyPort)
 	if code, body := do(t, client(nil), "GET", "http://"+addrs["http"]+"/headers", ""); code != 200 || !strings.Contains(body, `"headers"`) {
 		t.Errorf("httpbin: %d %s", code, body)
+	}
+	c, err := net.Dial("tcp", addrs["http"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = io.WriteString(c, "GET /websocket/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	if line, rerr := bufio.NewReader(c).ReadString('\n'); err != nil || rerr != nil || !strings.HasPrefix(line, "HTTP/1.1 101 ") {
+		t.Errorf("websocket: %q %v %v", line, err, rerr)
 	}
 	addrs, log := start(t, Bookinfo(bookinfo.Details), 1, "--listen", anyPort)
 	if code, body := do(t, client(nil), "GET", "http://"+addrs["http"]+"/details/0", ""); code != 200 || !strings.Contains(body, "paperback") {
