@@ -48,10 +48,6 @@ func (p *Prober) podHTTP(ctx context.Context, at target, pr checks.Probe) (check
 // readHTTP reads what curl -i prints: headers (those of interim answers first), then the body.
 func readHTTP(pr checks.Probe, out string) (checks.Result, error) {
 	br := bufio.NewReader(strings.NewReader(out))
-	method := pr.HTTP.Method
-	if method == "" {
-		method = http.MethodGet
-	}
 	for {
 		status, header, err := readHead(br)
 		if err != nil {

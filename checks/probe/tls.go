@@ -88,7 +88,7 @@ func (p *Prober) podTLS(ctx context.Context, at target, pr checks.Probe) (checks
 		return nil, fmt.Errorf("%s: %w", pr.TLS.Pos, err)
 	}
 	t := p.tunnel(ctx, at, []string{"nc", "-v", "-w", wholeSeconds(pr.Timeout), host, port})
-	defer t.Close()
+	defer t.Close() //nolint:errcheck // the probe has its answer
 	// nc -v speaks when it has connected, and when it could not: only from then on does the
 	// probe's time run, however long the exec took.
 	select {

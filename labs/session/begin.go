@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,11 @@ func (s *Session) begin(ctx context.Context, r *checks.Runner, lab *labs.Lab) er
 	iv := s.inventorist(r, lab)
 	if err := s.vacate(ctx, iv); err != nil {
 		return err
+	}
+	if !s.opts.Adopt && slices.Contains(lab.Needs, labs.NeedStorage) {
+		if err := freeVolumes(ctx, r.Cluster); err != nil {
+			return fmt.Errorf("lab %s: %w", lab.ID, err)
+		}
 	}
 	s.progressing(lab.ID, "applying the baseline, %d objects", len(lab.Baseline))
 	if err := apply(ctx, r.Cluster, lab); err != nil {
@@ -64,13 +70,31 @@ func (s *Session) vacate(ctx context.Context, iv inventorist) error {
 			foreign = append(foreign, name)
 		}
 	}
-	if len(foreign) > 0 && !s.opts.Adopt {
+	if s.opts.Adopt {
+		foreign = nil
+	}
+	if len(foreign) > 0 {
 		return fmt.Errorf("%w: lab %s needs %s for itself; if nobody needs what is there, run: kubectl delete namespace %s",
 			ErrForeign, iv.lab.ID, strings.Join(foreign, ", "), strings.Join(foreign, " "))
+	}
+	if loose := inv.unlabelled(iv.lab.ID); len(loose) > 0 && !s.opts.Adopt {
+		return fmt.Errorf("%w: lab %s would take these for its own: %s; if nobody needs them, delete them", ErrForeign, iv.lab.ID, strings.Join(loose, ", "))
 	}
 	s.progressing(iv.lab.ID, "removing what an earlier run has left")
 	_, err = iv.restore(ctx, emptySnapshot(), func(d string) { s.progressing(iv.lab.ID, "%s", d) })
 	return err
+}
+
+// unlabelled lists the cluster-scoped objects that nothing marks as a lab's.
+func (inv *inventory) unlabelled(lab string) []string {
+	var out []string
+	for k, u := range inv.objects {
+		if k.namespace == "" && u.GetLabels()[labs.LabLabel] != lab {
+			out = append(out, k.String())
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // emptySnapshot is the baseline of a cluster on which a lab has not begun.
@@ -120,6 +144,33 @@ func hasDefaultClass(ctx context.Context, c *checks.Cluster) error {
 		}
 	}
 	return fmt.Errorf("%w %s", ErrNeed, needNames[labs.NeedStorage])
+}
+
+// freeVolumes refuses a cluster of somebody else's with volumes that nobody has claimed: the
+// binder would give them to claims of the lab, as soon as size and access mode fit. Volumes of a class
+// go to claims that name the class; the lab's name their own, the default one, or none.
+func freeVolumes(ctx context.Context, c *checks.Cluster) error {
+	var free []string
+	v, err := c.Read(ctx, checks.ObjectRef{APIVersion: "v1", Kind: "PersistentVolume"})
+	if err != nil {
+		return err
+	}
+	items, _ := v.([]any)
+	for _, item := range items {
+		obj, _ := item.(map[string]any)
+		class, _, _ := unstructured.NestedString(obj, "spec", "storageClassName")
+		_, claimed, _ := unstructured.NestedMap(obj, "spec", "claimRef")
+		name, _, _ := unstructured.NestedString(obj, "metadata", "name")
+		if class == "" && !claimed {
+			free = append(free, name)
+		}
+	}
+	if len(free) == 0 {
+		return nil
+	}
+	slices.Sort(free)
+	return fmt.Errorf("%w: nobody has claimed PersistentVolume %s, so claims of this lab could be bound to it; its owner can reserve it with spec.claimRef or give it a class",
+		ErrForeign, strings.Join(free, ", "))
 }
 
 // apply writes the baseline, object by object in the author's order. What the cluster is not

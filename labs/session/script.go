@@ -32,7 +32,7 @@ func RunScript(ctx context.Context, kubeconfig, toolDir, body string) (output st
 	if err != nil {
 		return "", fmt.Errorf("script: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
 	file := filepath.Join(dir, "script.sh")
 	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
 		return "", fmt.Errorf("script: %w", err)

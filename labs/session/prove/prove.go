@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ropes-dev/ropes/checks"
 	"github.com/ropes-dev/ropes/labs"
@@ -24,9 +28,11 @@ type Options struct {
 	ToolDir    string // holds kubectl and istioctl, for the scripts
 	StateDir   string // of the proof alone, never a learner's
 	Labs       labs.Catalog
+	Foreign    bool         // the cluster is somebody else's, see session.Options.Adopt
 	Steps      []string     // LAB or LAB/STEP to prove, all where empty; earlier steps of a lab are solved all the same
+	Together   int          // how many labs are proved at a time; they share the cluster and nothing else. 0 is 1.
 	Log        *slog.Logger // nil discards
-	Observe    func(Event)  // nil discards
+	Observe    func(Event)  // nil discards; called from one goroutine at a time
 	Deadline   time.Duration
 }
 
@@ -74,8 +80,8 @@ type prover struct {
 	errs    []error
 }
 
-// Run proves the labs one after another and takes each off the cluster again. The error
-// joins all that was not proved; a lab whose step cannot be solved ends there.
+// Run proves the labs and takes each off the cluster again. The error joins all that was
+// not proved; a lab whose step cannot be solved ends there.
 func Run(ctx context.Context, opts Options) (Report, error) {
 	if opts.Deadline == 0 {
 		opts.Deadline = DefaultDeadline
@@ -87,9 +93,40 @@ func Run(ctx context.Context, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("prove labs: %w", err)
 	}
-	p := &prover{opts: opts}
+	var mu sync.Mutex
+	tell := opts.Observe
+	opts.Observe = func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		tell(e)
+	}
+	var provers []*prover
+	var g errgroup.Group
+	g.SetLimit(max(opts.Together, 1))
+	for _, lab := range opts.Labs {
+		p := &prover{opts: opts}
+		if !p.wanted(lab.ID, "") {
+			continue
+		}
+		provers = append(provers, p)
+		g.Go(func() error { return p.run(ctx, lab, kubeconfig) })
+	}
+	err = g.Wait()
+	var rep Report
+	errs := []error{err}
+	for _, p := range provers {
+		rep.add(p.report)
+		errs = append(errs, p.errs...)
+	}
+	return rep, errors.Join(errs...)
+}
+
+// run proves one lab with a session that knows no other: resetting the cluster is then
+// resetting what is the lab's.
+func (p *prover) run(ctx context.Context, lab *labs.Lab, kubeconfig []byte) (err error) {
 	p.session, err = session.Open(session.Options{
-		Cluster: opts.Cluster, Kubeconfig: kubeconfig, StateDir: opts.StateDir, Labs: opts.Labs, Adopt: true, Log: opts.Log,
+		Cluster: p.opts.Cluster, Kubeconfig: kubeconfig, StateDir: filepath.Join(p.opts.StateDir, lab.ID),
+		Labs: labs.Catalog{lab}, Adopt: !p.opts.Foreign, Log: p.opts.Log,
 		Observer: session.ObserverFunc(func(e session.Event) {
 			if p.met != nil && e.Kind == session.StepMet {
 				p.met <- e.Step
@@ -97,14 +134,20 @@ func Run(ctx context.Context, opts Options) (Report, error) {
 		}),
 	})
 	if err != nil {
-		return Report{}, err
+		return err
 	}
-	for _, lab := range opts.Labs {
-		if p.wanted(lab.ID, "") {
-			p.lab(ctx, lab)
-		}
-	}
-	return p.report, errors.Join(p.errs...)
+	p.lab(ctx, lab)
+	return nil
+}
+
+func (r *Report) add(o Report) {
+	r.Steps += o.Steps
+	r.FreshUnmet += o.FreshUnmet
+	r.SolutionMet += o.SolutionMet
+	r.Mistakes += o.Mistakes
+	r.Diagnosed += o.Diagnosed
+	r.StepResets = append(r.StepResets, o.StepResets...)
+	r.LabResets = append(r.LabResets, o.LabResets...)
 }
 
 // wanted tells whether a lab (step "") or a step is to be proved.
