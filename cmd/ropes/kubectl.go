@@ -65,9 +65,9 @@ func alone(name, kubeconfig string, args []string) {
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	os.Args = append([]string{name}, args...)
 	if kubeconfig != "" {
-		os.Setenv("KUBECONFIG", kubeconfig)
+		_ = os.Setenv("KUBECONFIG", kubeconfig)
 		if os.Getenv("KUBECACHEDIR") == "" {
-			os.Setenv("KUBECACHEDIR", command.CacheBeside(kubeconfig))
+			_ = os.Setenv("KUBECACHEDIR", command.CacheBeside(kubeconfig))
 		}
 	}
 }

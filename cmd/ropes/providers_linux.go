@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 
-	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/embedded"
 	"github.com/ropes-dev/ropes/bootstrap/payload"
 	"github.com/ropes-dev/ropes/cmd/internal/command"
@@ -17,7 +16,6 @@ func addProviders(d *command.Deps) {
 			return payload.Open(ctx, command.CacheDir(os.Getenv), say)
 		},
 	})
-	d.Providers = []bootstrap.Provider{p}
-	d.Logs = p
-	d.Installs = append(d.Installs, command.Install{Name: "wait for the add-ons", Do: p.Settle})
+	d.Providers = append(d.Providers, p)
+	d.Logs = append(d.Logs.(logSources), p)
 }

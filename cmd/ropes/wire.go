@@ -2,19 +2,22 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 
 	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/existing"
+	"github.com/ropes-dev/ropes/bootstrap/images"
 	"github.com/ropes-dev/ropes/bootstrap/istio"
+	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/payload"
 	"github.com/ropes-dev/ropes/bootstrap/samples"
 	"github.com/ropes-dev/ropes/cmd/internal/command"
+	"github.com/ropes-dev/ropes/cmd/internal/kubeconfig"
 	"github.com/ropes-dev/ropes/labs"
 	"github.com/ropes-dev/ropes/labs/content"
 	"github.com/ropes-dev/ropes/labs/session"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 )
 
@@ -27,40 +30,59 @@ func deps(std stdio, self string) command.Deps {
 	}
 	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: level}))
 	klog.SetSlogLogger(log) // else client libraries write where they like
+	mesh := func(c bootstrap.Cluster) istio.Config {
+		return meshImages(c, istio.Config{Kubeconfig: c.Kubeconfig, Owner: c.Name, Private: c.Shared, Log: log})
+	}
+	apps := func(c bootstrap.Cluster) samples.Config {
+		return samples.Config{Kubeconfig: c.Kubeconfig, Owner: c.Name, Log: log}
+	}
 	d := command.Deps{
-		In: std.in, Out: std.out, Err: std.err,
+		Rights: existing.Rights,
+		In:     std.in, Out: std.out, Err: std.err,
 		Getenv: os.Getenv, Environ: os.Environ(), Self: self, Root: os.Geteuid() == 0,
-		Absent: map[string]string{
-			"kind":     "kind clusters are the subject of a later release",
-			"existing": "clusters of others are the subject of a later release",
-		},
+		Absent: map[string]string{},
 		Installs: []command.Install{
 			{Name: "install Istio", Do: func(ctx context.Context, c bootstrap.Cluster, say func(string)) error {
-				return istio.Install(ctx, istio.Config{Kubeconfig: c.Kubeconfig, Log: log}, say)
+				if c.OtherIstio {
+					return bootstrap.ErrSkip
+				}
+				return istio.Install(ctx, mesh(c), say)
+			}, Undoing: "remove Istio", Undo: func(ctx context.Context, c bootstrap.Cluster, say func(string)) error {
+				if c.OtherIstio {
+					return bootstrap.ErrSkip
+				}
+				return istio.Uninstall(ctx, mesh(c), say)
 			}},
 			{Name: "install the sample apps", Do: func(ctx context.Context, c bootstrap.Cluster, say func(string)) error {
-				return samples.Install(ctx, samples.Config{Kubeconfig: c.Kubeconfig, Log: log}, say)
+				return samples.Install(ctx, apps(c), say)
+			}, Undoing: "remove the sample apps", Undo: func(ctx context.Context, c bootstrap.Cluster, say func(string)) error {
+				return samples.Uninstall(ctx, apps(c), say)
 			}},
 		},
-		Clients: clients,
-		Labs:    loadLabs,
-		Session: func(o session.Options) (command.Session, error) { return session.Open(o) },
-		Kubectl: kubectl{}, Istioctl: istioctl{},
+		OpenPage: samples.Open,
+		Clients:  kubeclient.New,
+		Labs:     loadLabs,
+		Session:  func(o session.Options) (command.Session, error) { return session.Open(o) },
+		Kubectl:  kubectl{}, Istioctl: istioctl{},
 		Versions: versions,
-		Log:      log,
+		SaveImages: func(ctx context.Context, w io.Writer, refs []string) error {
+			dir, err := payload.Open(ctx, command.CacheDir(os.Getenv), func(string) {})
+			if err != nil {
+				return err
+			}
+			return images.New(dir, log).WriteArchive(ctx, w, refs...)
+		},
+		Log: log,
 	}
+	addKind(&d)
 	addProviders(&d)
+	d.Providers = append(d.Providers, existing.New(existing.Options{
+		StateRoot:   command.StateDir(os.Getenv),
+		Kubeconfigs: func() ([]string, error) { return kubeconfig.Paths(os.Getenv) },
+		MeshSpaces:  istio.Namespaces(), AppSpaces: samples.Namespaces(),
+	}))
+	d.Installs = append(d.Installs, command.Install{Name: "wait for the add-ons", Do: settle(d.Providers), Bare: true})
 	return d
-}
-
-// clients makes a client without the default limit on its requests: they are few.
-func clients(kubeconfig []byte) (kubernetes.Interface, error) {
-	conf, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	conf.QPS = -1
-	return kubernetes.NewForConfig(conf)
 }
 
 func loadLabs(dirs []string) (labs.Catalog, error) {

@@ -6,6 +6,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -31,15 +32,24 @@ type Deps struct {
 
 	Providers []bootstrap.Provider // in order of preference
 	Absent    map[string]string    // providers that this build lacks, with the reason
+	Rights    []byte               // roles that a user of somebody else's cluster needs, as YAML
 	Installs  []Install            // what follows a provider's Up, in order
-	Clients   func(kubeconfig []byte) (kubernetes.Interface, error)
-	Logs      LogSource
+	// OpenPage returns nil where the sample app's page at url comes whole; nil where nobody is to ask.
+	OpenPage func(ctx context.Context, url string) error
+	Clients  func(kubeconfig []byte) (kubernetes.Interface, error)
+	Logs     LogSource
 
 	// Labs loads the built-in labs and those in the directories.
 	Labs    func(dirs []string) (labs.Catalog, error)
 	Session func(session.Options) (Session, error)
 
+	// Bundle writes all that a kind cluster needs of a network into a file.
+	Bundle func(ctx context.Context, file string, spec bootstrap.Spec, obs bootstrap.Observer) error
+
 	Kubectl, Istioctl Tool
+	// SaveImages writes images of the payload, all where none is named, as an archive; nil
+	// where there is no payload for this system.
+	SaveImages func(ctx context.Context, w io.Writer, refs []string) error
 	// Versions names the programs that this binary carries, with their versions.
 	Versions func() (map[string]string, error)
 	Log      *slog.Logger
@@ -55,6 +65,17 @@ type Install struct {
 	Name string
 	// Do brings it about, or returns bootstrap.ErrSkip where it is there.
 	Do func(ctx context.Context, c bootstrap.Cluster, say func(string)) error
+	// Undo takes it out of a cluster that stays; nil where there is nothing to take out.
+	Undo func(ctx context.Context, c bootstrap.Cluster, say func(string)) error
+	// Undoing is the name of the phase that Undo is.
+	Undoing string
+	// Bare says that it belongs to the cluster itself, and is done with --bare too.
+	Bare bool
+}
+
+// examiner is a provider that can look at the cluster that a Spec means, before Up.
+type examiner interface {
+	Examine(ctx context.Context, spec bootstrap.Spec) []bootstrap.Finding
 }
 
 // LogSource gives the logs of what runs on this host for a cluster. The API server is not asked.
@@ -126,7 +147,7 @@ func userDir(getenv func(string) string, env string, under ...string) string {
 	if dir := getenv(env); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "ropes")
 	}
-	home := getenv("HOME")
+	home := cmp.Or(getenv("HOME"), getenv("USERPROFILE")) // the latter on Windows
 	if home == "" {
 		home = os.TempDir()
 	}

@@ -14,12 +14,15 @@ type doctorOptions struct {
 	*Deps
 	provider string
 	output   format
+	context  string
+	useIstio bool
 }
 
 // Diagnosis is what `ropes doctor -o json` prints, one for each provider.
 type Diagnosis struct {
 	Provider string              `json:"provider"`
-	CanRun   bool                `json:"canRun"` // no finding is fatal
+	CanRun   bool                `json:"canRun"`           // no finding is fatal
+	Chosen   bool                `json:"chosen,omitempty"` // what up takes where none is named
 	Findings []bootstrap.Finding `json:"findings"`
 }
 
@@ -34,11 +37,16 @@ The exit code is 0 where at least one provider can run, else 1.`,
 		RunE: d.run(func(ctx context.Context) error { return runDoctor(ctx, o) }),
 	}
 	cmd.Flags().StringVar(&o.provider, "provider", "", "look at this one only: "+strings.Join(d.providerNames(), ", "))
+	cmd.Flags().StringVar(&o.context, "context", "", "with --provider existing: look at the cluster of this context of your kubeconfig")
+	cmd.Flags().BoolVar(&o.useIstio, "use-istio", false, "with --context: as if the labs were to use the Istio that is there")
 	outputFlag(cmd, &o.output)
 	return cmd
 }
 
 func runDoctor(ctx context.Context, o *doctorOptions) error {
+	if o.context != "" && o.provider != bootstrap.Existing {
+		return usagef("--context goes with --provider %s", bootstrap.Existing)
+	}
 	providers := o.Providers
 	if o.provider != "" {
 		p, err := o.Deps.provider(o.provider)
@@ -49,12 +57,15 @@ func runDoctor(ctx context.Context, o *doctorOptions) error {
 	}
 	list := []Diagnosis{}
 	for _, p := range providers {
-		findings := p.Doctor(ctx)
+		findings := o.findings(ctx, p)
 		list = append(list, Diagnosis{
 			Provider: p.Name(),
 			Findings: findings,
-			CanRun:   !slices.ContainsFunc(findings, func(f bootstrap.Finding) bool { return f.Severity == bootstrap.Fatal }),
+			CanRun:   !slices.ContainsFunc(findings, fatal),
 		})
+	}
+	if i := slices.IndexFunc(list, func(d Diagnosis) bool { return d.CanRun && pickable(d.Provider) }); i >= 0 && len(list) > 1 {
+		list[i].Chosen = true
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -72,6 +83,13 @@ func runDoctor(ctx context.Context, o *doctorOptions) error {
 	return nil
 }
 
+func (o *doctorOptions) findings(ctx context.Context, p bootstrap.Provider) []bootstrap.Finding {
+	if e, ok := p.(examiner); ok && o.context != "" {
+		return e.Examine(ctx, bootstrap.Spec{Name: o.cluster, Context: o.context, UseIstio: o.useIstio})
+	}
+	return p.Doctor(ctx)
+}
+
 func (o *doctorOptions) print(list []Diagnosis) {
 	marks := map[bootstrap.Severity]string{
 		bootstrap.OK:      o.out.Paint(term.Green, "✓"),
@@ -83,6 +101,9 @@ func (o *doctorOptions) print(list []Diagnosis) {
 			o.out.Printf("\n")
 		}
 		verdict := "can run here"
+		if d.Chosen {
+			verdict += "; ropes up takes it where --provider names no other"
+		}
 		if !d.CanRun {
 			verdict = "cannot run here"
 		}

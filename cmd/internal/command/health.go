@@ -40,9 +40,11 @@ type Component struct {
 	Detail    string `json:"detail,omitempty"` // what is missing
 }
 
+type part struct{ name, namespace, deployment string }
+
 // parts are the components that up installs, by namespace. Without a deployment's name a
 // part is all that Helm put into the namespace: what learners add there is theirs.
-var parts = []struct{ name, namespace, deployment string }{
+var parts = []part{
 	{"istiod", "istio-system", "istiod"},
 	{"ingress gateway", "istio-ingress", "istio-ingressgateway"},
 	{"egress gateway", "istio-egress", "istio-egressgateway"},
@@ -70,6 +72,10 @@ func (d *Deps) inspect(ctx context.Context, c bootstrap.Cluster) (Health, error)
 		return Health{}, fmt.Errorf("the API server does not answer: %w", err)
 	}
 	h := Health{Ready: true}
+	want := parts
+	if c.OtherIstio { // where it is and what it consists of is its owner's to know
+		want = slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return strings.HasPrefix(p.namespace, "istio-") })
+	}
 	for i := range nodes.Items {
 		n := nodeOf(&nodes.Items[i])
 		h.Ready = h.Ready && n.Ready
@@ -81,7 +87,7 @@ func (d *Deps) inspect(ctx context.Context, c bootstrap.Cluster) (Health, error)
 			h.Ready = false
 		}
 	}
-	for _, p := range parts {
+	for _, p := range want {
 		comp := Component{Name: p.name, Namespace: p.namespace}
 		var refs []rollout.Deployment
 		for i := range deployments.Items {

@@ -16,9 +16,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// providerExisting is the provider whose clusters are not ropes' own.
-const providerExisting = "existing"
-
 // lesson is what the lab commands work on: the labs and the learner's session.
 type lesson struct {
 	*Deps
@@ -41,7 +38,7 @@ func (d *Deps) open(ctx context.Context, live bool, obs session.Observer) (*less
 	}
 	l.session, err = d.Session(session.Options{
 		Cluster: d.cluster, Kubeconfig: l.on.Kubeconfig, StateDir: filepath.Join(StateDir(d.Getenv), "progress"),
-		Adopt: l.on.Provider != providerExisting, Labs: catalog, Log: d.Log, Observer: obs,
+		Adopt: !l.on.Shared, Labs: catalog, Log: d.Log, Observer: obs,
 	})
 	if err != nil {
 		return nil, l.explain(err)

@@ -52,7 +52,7 @@ func runPurge(ctx context.Context, o *purgeOptions) error {
 	}
 	var errs []error
 	for _, o.cluster = range names {
-		if _, err := o.remove(ctx); err != nil {
+		if _, err := o.remove(ctx, false); err != nil {
 			errs = append(errs, fmt.Errorf("cluster %s: %w", o.cluster, err))
 			continue
 		}

@@ -89,10 +89,10 @@ func (o *resetOptions) print(l *lesson, r session.ResetReport) {
 		}
 	}
 	what := "The cluster"
-	switch {
-	case r.Scope == session.ScopeLab:
+	switch r.Scope {
+	case session.ScopeLab:
 		what = "Lab " + r.Lab
-	case r.Scope == session.ScopeStep:
+	case session.ScopeStep:
 		what = "The current step of lab " + r.Lab
 	}
 	o.out.Printf("%s is at its baseline after %.1fs: %d deleted, %d restored.\n",

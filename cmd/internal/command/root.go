@@ -76,9 +76,9 @@ Exit codes: 0 all is well, 1 failure, 2 wrong usage, 3 a step is not met, 130 in
 			root.AddCommand(c)
 		}
 	}
-	add(groupCluster, newUpCmd(d), newStatusCmd(d), newDoctorCmd(d), newLogsCmd(d), newDownCmd(d), newPurgeCmd(d))
+	add(groupCluster, newUpCmd(d), newStatusCmd(d), newDoctorCmd(d), newLogsCmd(d), newDownCmd(d), newPurgeCmd(d), newBundleCmd(d))
 	add(groupLabs, newLabsCmd(d), newStartCmd(d), newCheckCmd(d), newWatchCmd(d), newHintCmd(d), newSolutionCmd(d), newResetCmd(d))
-	add(groupTools, newShellCmd(d), newKubectlCmd(d), newIstioctlCmd(d), newVersionCmd(d))
+	add(groupTools, newShellCmd(d), newKubectlCmd(d), newIstioctlCmd(d), newRightsCmd(d), newImagesCmd(d), newVersionCmd(d))
 	return root
 }
 

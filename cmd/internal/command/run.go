@@ -28,7 +28,7 @@ func Run(ctx context.Context, args []string, d Deps) int {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	d.out, d.err = term.Detect(d.Out, d.Getenv), term.Detect(d.Err, d.Getenv)
-	root := newRootCmd(&d)
+	root := newRootCmd(&d) //nolint:contextcheck // each command takes the context that it is executed with
 	root.SetArgs(args)
 	root.SetIn(d.In)
 	root.SetOut(d.Out)

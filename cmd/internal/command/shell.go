@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/ropes-dev/ropes/cmd/internal/term"
@@ -36,6 +37,9 @@ ropes on PATH; or runs COMMAND like that. The exit code is the shell's.`,
 }
 
 func runShell(ctx context.Context, o *shellOptions) error {
+	if runtime.GOOS == "windows" {
+		return failf("ropes "+o.nameFlag()+"kubectl and ropes "+o.nameFlag()+"istioctl work here", "ropes shell is not supported on Windows: it needs a POSIX shell and symbolic links")
+	}
 	if _, err := o.running(ctx); err != nil {
 		return err
 	}

@@ -34,9 +34,9 @@ type Report struct {
 // URLs are the published addresses of a cluster.
 type URLs struct {
 	API         string `json:"api"`
-	Ingress     string `json:"ingress"`
-	IngressTLS  string `json:"ingressTLS"`
-	ProductPage string `json:"productPage"`
+	Ingress     string `json:"ingress,omitempty"`
+	IngressTLS  string `json:"ingressTLS,omitempty"`
+	ProductPage string `json:"productPage,omitempty"`
 }
 
 func newStatusCmd(d *Deps) *cobra.Command {
@@ -83,12 +83,7 @@ func (o *statusOptions) report(ctx context.Context) (Report, error) {
 	}
 	r.Exists, r.Running, r.Cluster = true, c.Running, c
 	r.Context = kubeconfig.ContextName(c.Name)
-	r.URLs = &URLs{
-		API:         fmt.Sprintf("https://127.0.0.1:%d", c.APIPort),
-		Ingress:     fmt.Sprintf("http://127.0.0.1:%d", c.HTTPPort),
-		IngressTLS:  fmt.Sprintf("https://127.0.0.1:%d", c.HTTPSPort),
-		ProductPage: productPage(c),
-	}
+	r.URLs = o.urls(c)
 	r.Lab = o.labUnderWay(ctx)
 	if !c.Running {
 		r.Problem = "the cluster is not running"
@@ -105,10 +100,26 @@ func (o *statusOptions) report(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
+// urls are the addresses on this host; a cluster of somebody else's publishes none.
+func (o *statusOptions) urls(c bootstrap.Cluster) *URLs {
+	if c.Shared {
+		return &URLs{API: c.Server}
+	}
+	return &URLs{
+		API:         fmt.Sprintf("https://127.0.0.1:%d", c.APIPort),
+		Ingress:     fmt.Sprintf("http://127.0.0.1:%d", c.HTTPPort),
+		IngressTLS:  fmt.Sprintf("https://127.0.0.1:%d", c.HTTPSPort),
+		ProductPage: o.productPage(c),
+	}
+}
+
 func (o *statusOptions) print(r Report) {
 	switch {
 	case !r.Running:
 		o.out.Printf("Cluster %s (%s) is %s. %s resumes it.\n", r.Name, r.Cluster.Provider, o.out.Paint(term.Red, "not running"), o.upCommand())
+		for _, note := range r.Cluster.Notes {
+			o.out.Printf("Note: %s\n", note)
+		}
 		return
 	case r.Health == nil:
 		o.out.Printf("Cluster %s (%s) is running, but %s\n", r.Name, r.Cluster.Provider, r.Problem)
@@ -129,7 +140,11 @@ func (o *statusOptions) print(r Report) {
 		rows = append(rows, []string{c.Name, readiness(c.Ready), fmt.Sprintf("%d/%d", c.Pods, c.Want), oneLine(c.Detail)})
 	}
 	o.out.Table(rows...)
-	o.out.Printf("\nSample app    %s\nTLS ingress   %s\nAPI server    %s   context %s\n", r.URLs.ProductPage, r.URLs.IngressTLS, r.URLs.API, r.Context)
+	o.out.Printf("\nSample app    %s\n", o.productPage(r.Cluster))
+	if r.URLs.IngressTLS != "" {
+		o.out.Printf("TLS ingress   %s\n", r.URLs.IngressTLS)
+	}
+	o.out.Printf("API server    %s   context %s\n", r.URLs.API, r.Context)
 	for _, note := range r.Cluster.Notes {
 		o.out.Printf("Note: %s\n", note)
 	}

@@ -51,8 +51,11 @@ func runTool(ctx context.Context, o *toolOptions) error {
 	conf := ""
 	if !choosesContext(o.args) {
 		conf = o.ownKubeconfig()
-		if err := o.ensureKubeconfig(ctx); err != nil && !errors.Is(err, errNoKubeconfig) {
-			o.Log.Warn("write kubeconfig", "error", err)
+		// Without a file a tool would try localhost:8080, which may be our own ingress.
+		if err := o.ensureKubeconfig(ctx); errors.Is(err, errUnwritten) {
+			return err
+		} else if err != nil && !errors.Is(err, errNoKubeconfig) {
+			o.Log.Warn("find the cluster", "error", err)
 		}
 	}
 	code := o.tool.Run(conf, o.args, func() {
@@ -106,7 +109,10 @@ func (d *Deps) completeTool(tool Tool, args []string) ([]string, cobra.ShellComp
 	return words, cobra.ShellCompDirectiveDefault
 }
 
-var errNoKubeconfig = errors.New("the cluster has no kubeconfig yet")
+var (
+	errNoKubeconfig = errors.New("the cluster has no kubeconfig yet")
+	errUnwritten    = errors.New("write kubeconfig")
+)
 
 // ensureKubeconfig sees to it that the file of the cluster's own is there.
 func (d *Deps) ensureKubeconfig(ctx context.Context) error {
@@ -121,7 +127,10 @@ func (d *Deps) ensureKubeconfig(ctx context.Context) error {
 	if len(c.Kubeconfig) == 0 {
 		return errNoKubeconfig
 	}
-	return kubeconfig.WriteAlone(d.ownKubeconfig(), c.Kubeconfig)
+	if err := kubeconfig.WriteAlone(d.ownKubeconfig(), c.Kubeconfig); err != nil {
+		return fmt.Errorf("%w: %w", errUnwritten, err)
+	}
+	return nil
 }
 
 // toolEnv is the environment in which kubectl and istioctl are on PATH and mean the cluster.

@@ -1,6 +1,10 @@
 package command
 
 import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +74,42 @@ func TestKubectlWithoutCluster(t *testing.T) {
 	b.kubectl.code = 1
 	b.expect(result{"", "ropes: there is no cluster called \"ropes\"\n  try: ropes up\n", 1}, "kubectl", "delete", "ns", "x")
 	assertFiles(t, b.home)
+}
+
+// Nor to localhost:8080, which is where kubectl looks when its file is not there.
+func TestKubectlWithoutRoomForItsKubeconfig(t *testing.T) {
+	b := newBench(t)
+	b.up()
+	if err := os.Symlink("/proc/none", filepath.Join(b.home, ".local")); err != nil { // where nothing can be made
+		t.Fatal(err)
+	}
+	r := b.run("kubectl", "get", "pods")
+	if r.code != 1 || !strings.Contains(r.err, "write kubeconfig: ") || b.kubectl.args != nil {
+		t.Errorf("%+v, kubectl ran with %q", r, b.kubectl.args)
+	}
+}
+
+func TestImagesSave(t *testing.T) {
+	b := newBench(t)
+	full := errors.New("no space left on device")
+	b.deps.SaveImages = func(_ context.Context, w io.Writer, refs []string) error {
+		if len(refs) > 0 {
+			return full
+		}
+		_, err := io.WriteString(w, "archive")
+		return err
+	}
+	file := filepath.Join(b.home, "images.tar")
+	b.expect(result{"HOME/images.tar is written.\n", "", 0}, "images", "save", file)
+	b.expect(result{"", "ropes: HOME/images.tar is there already, and is not written over\n", 1}, "images", "save", file)
+	if got := readFile(t, file); got != "archive" {
+		t.Errorf("the archive is now %q", got)
+	}
+	other := filepath.Join(b.home, "other.tar")
+	b.expect(result{"", "ropes: write HOME/other.tar: no space left on device\n", 1}, "images", "save", other, "--image", "one")
+	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half an archive is left: %v", err)
+	}
 }
 
 func TestShell(t *testing.T) {

@@ -95,6 +95,42 @@ func TestUpResumes(t *testing.T) {
 	}
 }
 
+func TestUpOpensTheProductPage(t *testing.T) {
+	for name, tc := range map[string]struct {
+		resumes bool
+		answers []error // one a look; the last stays
+		code    int
+		says    string // on either stream
+	}{
+		"whole at once":        {false, []error{nil}, 0, "open the product page ... done (0.0s)"},
+		"whole after a while":  {false, []error{errors.New("503"), errors.New("503"), nil}, 0, "open the product page ... done (0.5s)"},
+		"never, on a new one":  {false, []error{errors.New("503")}, 1, "open the product page: not whole within 30s; last seen: 503"},
+		"never, where resumed": {true, []error{errors.New("403")}, 0, "Note: the product page is not as it was made: not whole within 30s; last seen: 403; unless a lab wants it so, ropes reset cluster puts it right"},
+		"whole, where resumed": {true, []error{nil}, 0, "open the product page ... done (0.0s)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			if tc.resumes {
+				b.provider.clusters["ropes"] = clusterOf("ropes", 1, false)
+			}
+			b.deps.OpenPage = func(_ context.Context, url string) error {
+				if url != "http://127.0.0.1:8080/productpage" {
+					t.Errorf("opened %s", url)
+				}
+				err := tc.answers[0]
+				tc.answers = tc.answers[min(1, len(tc.answers)-1):]
+				return err
+			}
+			synctest.Test(t, func(t *testing.T) {
+				got := b.runCtx(t.Context(), "up")
+				if got.code != tc.code || !strings.Contains(got.out+got.err, tc.says) {
+					t.Errorf("%+v, want %q", got, tc.says)
+				}
+			})
+		})
+	}
+}
+
 func TestUpRefuses(t *testing.T) {
 	const help = "\n  try: ropes up --help\n"
 	for _, tt := range []struct {
@@ -103,7 +139,7 @@ func TestUpRefuses(t *testing.T) {
 		args  string
 		want  result
 	}{
-		{"unknown provider", nil, "--provider embeded", result{"", "ropes: unknown provider \"embeded\"; did you mean \"embedded\"?; known: embedded" + help, 2}},
+		{"unknown provider", nil, "--provider embbedded", result{"", "ropes: unknown provider \"embbedded\"; did you mean \"embedded\"?; known: embedded" + help, 2}},
 		{"provider not in this build", nil, "--provider kind", result{"", "ropes: provider \"kind\" is not in this build of ropes: it comes with a later release\n  try: --provider embedded\n", 1}},
 		{"negative workers", nil, "--workers -1", result{"", "ropes: --workers -1: use 0 or more" + help, 2}},
 		{"workers no number", nil, "--workers many", result{"", "ropes: invalid argument \"many\" for \"--workers\" flag: strconv.ParseInt: parsing \"many\": invalid syntax" + help, 2}},
@@ -203,4 +239,57 @@ func TestPurge(t *testing.T) {
 	}
 	b.expect(result{"Cluster ropes is gone.\nCluster two is gone.\n~/.cache/ropes is gone.\n~/.local/state/ropes is gone.\n", "", 0}, "purge", "--yes")
 	assertFiles(t, b.home)
+}
+
+// TestUpPortsOfAClusterThatIsUp: they cannot be changed, and are not passed over in silence.
+func TestUpPortsOfAClusterThatIsUp(t *testing.T) {
+	b := newBench(t)
+	b.up()
+	if r := b.run("up", "--http-port", "8080"); r.code != 0 {
+		t.Errorf("the port that it has: %+v", r)
+	}
+	for flag, has := range map[string]string{"--http-port": "8080", "--https-port": "8443", "--api-port": "6443"} {
+		r := b.run("up", flag, "9000")
+		if r.code != 1 || !strings.Contains(r.err, "with "+flag+" "+has) || !strings.Contains(r.err, "ropes down") {
+			t.Errorf("%s: %+v", flag, r)
+		}
+	}
+	if r := newBench(t).run("up", "--provider", "existing", "--context", "x", "--http-port", "9000"); r.code != 2 || !strings.Contains(r.err, "nothing is published") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestDownOfASharedCluster: it is not forgotten before ropes is out of it, whatever another
+// provider or its own record is like.
+func TestDownOfASharedCluster(t *testing.T) {
+	for name, tt := range map[string]struct {
+		other, own error
+		args       string
+		code       int
+		undone     bool
+		forgotten  bool
+	}{
+		"as it should be":        {nil, nil, "down", 0, true, true},
+		"another's torn record":  {errors.New("torn"), nil, "down", 0, true, true},
+		"its torn record":        {nil, errors.New("torn"), "down", 1, false, false},
+		"forgotten":              {nil, nil, "down --forget", 0, false, true},
+		"its torn one forgotten": {nil, errors.New("torn"), "down --forget", 0, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			shared := &fakeProvider{clusters: map[string]bootstrap.Cluster{"ropes": {Name: "ropes", Shared: true, Running: true, Kubeconfig: kubeconfigFor("ropes")}}, statusErr: tt.own}
+			b.provider.statusErr = tt.other
+			b.deps.Providers = append(b.deps.Providers, named{shared, bootstrap.Existing})
+			undone := false
+			b.deps.Installs[0].Undoing = "remove Istio"
+			b.deps.Installs[0].Undo = func(context.Context, bootstrap.Cluster, func(string)) error { undone = true; return nil }
+			r := b.run(strings.Fields(tt.args)...)
+			if r.code != tt.code || undone != tt.undone || (len(shared.downs) > 0) != tt.forgotten {
+				t.Errorf("%+v, undone %t, forgotten %v", r, undone, shared.downs)
+			}
+			if r.code != 0 && !strings.Contains(r.err, "down --forget") {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
 }

@@ -16,6 +16,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ropes-dev/ropes/bootstrap"
 )
 
 // ContextName is the name of the context, cluster and user entry of a cluster of ropes.
@@ -120,7 +122,7 @@ func WriteAlone(path string, conf []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return replaceFile(path, conf, 0o600)
+	return bootstrap.ReplaceFile(path, conf, 0o600)
 }
 
 // edit changes the file at path under its lock. A file that is absent or empty begins as
@@ -173,7 +175,7 @@ func edit(ctx context.Context, path string, change func(root *yaml.Node) (bool, 
 	if err := errors.Join(enc.Encode(doc), enc.Close()); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return replaceFile(path, out.Bytes(), mode)
+	return bootstrap.ReplaceFile(path, out.Bytes(), mode)
 }
 
 // hollow tells whether a kubeconfig says nothing: no entries, no current context, no
@@ -212,18 +214,4 @@ func parse(data []byte) (*yaml.Node, error) {
 		return nil, errors.New("not a kubeconfig: more than one document")
 	}
 	return &doc, nil
-}
-
-// replaceFile lets readers see the old file or the new one, never a part.
-func replaceFile(path string, data []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already where the rename worked
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }

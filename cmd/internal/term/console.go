@@ -93,7 +93,7 @@ func (c *Console) Table(rows ...[]string) {
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	for i, line := range strings.Split(strings.TrimSuffix(sb.String(), "\n"), "\n") {
 		line = strings.TrimRight(line, " ")
 		if i == 0 {
