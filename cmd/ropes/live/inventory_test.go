@@ -23,6 +23,22 @@ var settings = []string{
 	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
 }
 
+// vacant removes what a run of the suite that was killed has left of clusters of these names, and removes them again
+// when the test ends. It returns the inventory of the host without them.
+func vacant(t *testing.T, r *rig, names ...string) map[string][]string {
+	t.Helper()
+	down := func() {
+		for _, name := range names {
+			if res := r.run(t, "down", "--name", name); res.code != 0 {
+				t.Errorf("down of %s: status %d\n%s", name, res.code, res.stderr)
+			}
+		}
+	}
+	down()
+	t.Cleanup(down)
+	return inventory(t, r)
+}
+
 // inventory lists everything on the host that a cluster may leave behind, by kind.
 func inventory(t *testing.T, r *rig) map[string][]string {
 	t.Helper()
@@ -36,6 +52,13 @@ func inventory(t *testing.T, r *rig) map[string][]string {
 	}
 	for _, l := range links {
 		out["links"] = append(out["links"], l.Attrs().Name)
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, route := range routes {
+		out["routes"] = append(out["routes"], fmt.Sprintf("%v by %v", route.Dst, route.Gw))
 	}
 	c, err := nftables.New()
 	if err != nil {

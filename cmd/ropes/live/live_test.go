@@ -4,8 +4,8 @@ package live
 
 import (
 	"context"
-	"io"
-	"log/slog"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -16,25 +16,15 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/ropes-dev/ropes/bootstrap"
-	"github.com/ropes-dev/ropes/labs"
-	"github.com/ropes-dev/ropes/labs/content"
-	"github.com/ropes-dev/ropes/labs/session/prove"
 )
 
 // TestLab brings a lab up, looks at it as a learner would, proves every graded step,
 // sets a second cluster beside it, and takes all of it down again.
 func TestLab(t *testing.T) {
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's complaints about streams that were broken off
 	r := newRig(t)
-	before := inventory(t, r)
-	t.Cleanup(func() {
-		for _, name := range []string{"ropes", "two"} {
-			r.run(t, "down", "--name", name)
-		}
-	})
+	r.cluster = "live" // whoever runs this may have a lab called ropes up
+	before := vacant(t, r, r.cluster, "live-two")
 	up := r.ok(t, "up", "--timeout", "10m")
 	t.Logf("up took %.1fs\n%s", up.took.Seconds(), up.stderr)
 	if !strings.Contains(up.stdout, "ropes labs") {
@@ -51,73 +41,23 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, r) })
+	t.Run("load balancer", func(t *testing.T) { loadBalancer(t, r) })
 	t.Run("learner", func(t *testing.T) { learner(t, r) })
 	t.Run("bad input", func(t *testing.T) { badInput(t, r) })
-	t.Run("prove", func(t *testing.T) { proveLabs(t, r) })
+	t.Run("mesh suite", func(t *testing.T) { meshSuite(t, r, r.cluster) })
+	t.Run("prove", func(t *testing.T) { proveLabs(t, r, r.cluster, false) })
+	t.Run("killed supervisor", func(t *testing.T) { killedSupervisor(t, r) })
 	t.Run("second cluster", func(t *testing.T) {
-		r.ok(t, "up", "--name", "two", "--workers", "1", "--timeout", "10m")
-		if s := r.status(t, "--name", "two"); len(s.Cluster.Nodes) != 2 || !s.Ready {
+		r.ok(t, "up", "--name", "live-two", "--workers", "1", "--timeout", "10m")
+		if s := r.status(t, "--name", "live-two"); len(s.Cluster.Nodes) != 2 || !s.Ready {
 			t.Errorf("second cluster: %+v", s)
 		}
 		everythingReady(t, r)
-		r.ok(t, "down", "--name", "two")
+		r.ok(t, "down", "--name", "live-two")
 		everythingReady(t, r)
 	})
 	r.ok(t, "down")
 	sameAs(t, r, before)
-}
-
-func everythingReady(t *testing.T, r *rig) {
-	t.Helper()
-	s := r.status(t)
-	if !s.Ready || len(s.Health.Nodes) != 3 {
-		t.Errorf("status: %+v", s)
-	}
-	have := map[string]bool{}
-	for _, c := range s.Health.Components {
-		have[c.Name] = c.Ready
-	}
-	for _, want := range []string{"istiod", "ingress gateway", "egress gateway", "bookinfo", "httpbin", "client", "outside"} {
-		if !have[want] {
-			t.Errorf("%s is not ready: %+v", want, s.Health.Components)
-		}
-	}
-}
-
-func onlyRunning(t *testing.T, r *rig) {
-	t.Helper()
-	for line := range strings.Lines(r.ok(t, "kubectl", "get", "pods", "-A", "--no-headers").stdout) {
-		if f := strings.Fields(line); f[3] != "Running" && f[3] != "Completed" {
-			t.Errorf("pod is %s", line)
-		}
-	}
-}
-
-func everyProxySynced(t *testing.T, r *rig) {
-	t.Helper()
-	out := strings.TrimSpace(r.ok(t, "istioctl", "proxy-status", "-v", "1").stdout)
-	rows := strings.Split(out, "\n")[1:]
-	if len(rows) < 10 {
-		t.Errorf("proxy-status knows %d proxies, want the gateways and the samples:\n%s", len(rows), out)
-	}
-	for _, row := range rows {
-		if strings.Count(row, "SYNCED") < 3 || strings.Contains(row, "STALE") || strings.Contains(row, "ERROR") {
-			t.Errorf("not in sync: %s", row)
-		}
-	}
-}
-
-func productPage(t *testing.T, r *rig) {
-	t.Helper()
-	res, err := http.Get(r.status(t).URLs.ProductPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "Served by <code>reviews</code> v") {
-		t.Errorf("status %d, %v, no review in\n%.2000s", res.StatusCode, err, body)
-	}
 }
 
 // kubectl goes through what learners do with it, each by its effect.
@@ -174,9 +114,29 @@ func kubectl(t *testing.T, r *rig) {
 		}
 	})
 	t.Run("port-forward", func(t *testing.T) { portForward(t, r) })
+	t.Run("zones", func(t *testing.T) {
+		// kube-proxy writes all its rules anew when its node's zone changes, and once an hour.
+		k(t, "label", "nodes", "--all", "topology.kubernetes.io/zone=here")
+		defer k(t, "label", "nodes", "--all", "topology.kubernetes.io/zone-")
+		k(t, "-n", "outside", "expose", "deployment", "outside", "--name=fresh", "--port=80", "--target-port=http")
+		defer k(t, "-n", "outside", "delete", "service", "fresh")
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		err := bootstrap.Poll(ctx, time.Second, func(context.Context) error {
+			res := r.run(t, "kubectl", "-n", "try", "exec", "box", "--", "curl", "-s", "-m", "2", "http://fresh.outside")
+			if res.code != 0 || !strings.Contains(res.stdout, "beyond") {
+				return fmt.Errorf("a Service made since: status %d, %s%s", res.code, res.stdout, res.stderr)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		productPage(t, r)
+	})
 	t.Run("drain", func(t *testing.T) {
-		k(t, "drain", "ropes-worker2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=90s")
-		k(t, "uncordon", "ropes-worker2")
+		k(t, "drain", r.cluster+"-worker2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=90s")
+		k(t, "uncordon", r.cluster+"-worker2")
 		k(t, "wait", "--for=condition=Available", "deployment", "-A", "--all", "--timeout=120s")
 	})
 }
@@ -192,8 +152,7 @@ func portForward(t *testing.T, r *rig) {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
-	cmd := exec.Command(r.bin, "kubectl", "-n", "outside", "port-forward", "service/outside", port+":80")
-	cmd.Env = r.env()
+	cmd := r.command(t.Context(), "kubectl", "-n", "outside", "port-forward", "service/outside", port+":80")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -263,32 +222,28 @@ func badInput(t *testing.T, r *rig) {
 	}
 }
 
-// proveLabs grades every step of the built-in labs fresh, solved and with each known
-// mistake.
-func proveLabs(t *testing.T, r *rig) {
-	tools := t.TempDir()
-	for _, name := range []string{"kubectl", "istioctl"} {
-		if err := os.Symlink(r.bin, filepath.Join(tools, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cat, err := labs.Load(labs.Source{Name: "built in", FS: content.FS})
+// killedSupervisor kills the first process of the lab, and with it every other: what a
+// crash or a reboot leaves. up makes of it what there was.
+func killedSupervisor(t *testing.T, r *rig) {
+	data, err := os.ReadFile(filepath.Join("/var/lib/ropes/clusters", r.cluster, "supervisor.pid"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rep, err := prove.Run(t.Context(), prove.Options{
-		Cluster: "ropes", Kubeconfig: filepath.Join(r.status(t).Cluster.Dir, "kubeconfig"),
-		ToolDir: tools, StateDir: t.TempDir(), Labs: cat, Log: slog.New(slog.DiscardHandler),
-		Observe: func(e prove.Event) {
-			if e.Err != nil {
-				t.Errorf("%6.2fs %s/%s: %v", e.Took.Seconds(), e.Lab, e.Step, e.Err)
-			}
-		},
-	})
-	t.Logf("proved: %v", rep)
-	if err != nil || !rep.Proved() {
-		t.Errorf("not proved: %v", err)
+	var supervisor struct{ PID int }
+	if err := json.Unmarshal(data, &supervisor); err != nil || supervisor.PID == 0 {
+		t.Fatalf("%s: %v", data, err)
 	}
+	if err := syscall.Kill(supervisor.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if res := r.run(t, "status"); res.code != 1 || !strings.Contains(res.stdout, "not running") {
+		t.Errorf("status of a killed lab: status %d\n%s%s", res.code, res.stdout, res.stderr)
+	}
+	res := r.ok(t, "up", "--timeout", "8m")
+	t.Logf("resumed in %.1fs\n%s", res.took.Seconds(), res.stderr)
+	everythingReady(t, r)
+	productPage(t, r)
+	onlyRunning(t, r)
 }
 
 // kills are the moments after the start of `ropes up` at which it is killed: from before
@@ -303,11 +258,9 @@ var kills = []time.Duration{
 func TestKilledUp(t *testing.T) {
 	r := newRig(t)
 	r.run(t, "doctor") // unpacks the payload, so that the moments fall on what follows
-	before := inventory(t, r)
-	t.Cleanup(func() { r.run(t, "down", "--name", "crash") })
+	before := vacant(t, r, "live-crash")
 	for i, after := range kills {
-		cmd := exec.Command(r.bin, "up", "--name", "crash", "--workers", "1")
-		cmd.Env = r.env()
+		cmd := r.command(t.Context(), "up", "--name", "live-crash", "--workers", "1")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -319,12 +272,12 @@ func TestKilledUp(t *testing.T) {
 		next := "down"
 		if i == 4 || i == 8 {
 			next = "up"
-			r.ok(t, "up", "--name", "crash", "--workers", "1", "--timeout", "10m")
-			if !r.status(t, "--name", "crash").Ready {
+			r.ok(t, "up", "--name", "live-crash", "--workers", "1", "--timeout", "10m")
+			if !r.status(t, "--name", "live-crash").Ready {
 				t.Errorf("killed after %s, up, and not ready", after)
 			}
 		}
-		r.ok(t, "down", "--name", "crash")
+		r.ok(t, "down", "--name", "live-crash")
 		sameAs(t, r, before)
 		t.Logf("killed after %s, then %s: ok", after, next)
 	}

@@ -1,4 +1,4 @@
-//go:build live
+//go:build live || livekind
 
 // Package live drives the built program against real clusters that it brings up itself.
 // It needs root and a binary with its payload, named by ROPES_BIN; without either it
@@ -10,17 +10,22 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // rig is a home of its own for the program under test.
 type rig struct {
 	bin, home, cache string
+	cluster          string   // the one meant where a command names none; empty for ropes' own default
+	extra            []string // of the environment
 }
 
 func newRig(t *testing.T) *rig {
@@ -30,8 +35,9 @@ func newRig(t *testing.T) *rig {
 		t.Fatal("ROPES_BIN is not set: it names the ropes binary, built with its payload, that this suite drives")
 	}
 	if os.Geteuid() != 0 {
-		t.Fatal("the live suite brings up clusters with the embedded provider, which needs root; this is uid", os.Geteuid())
+		t.Fatal("the live suites bring up clusters, which needs root; this is uid", os.Geteuid())
 	}
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // client-go's complaints about streams that were broken off
 	home := t.TempDir()
 	return &rig{bin: bin, home: home, cache: filepath.Join(home, ".cache")}
 }
@@ -44,7 +50,17 @@ type result struct {
 }
 
 func (r *rig) env() []string {
-	return []string{"HOME=" + r.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "SHELL=/bin/sh"}
+	return append([]string{"HOME=" + r.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "SHELL=/bin/sh"}, r.extra...)
+}
+
+// command is ropes with arguments, to be started.
+func (r *rig) command(ctx context.Context, args ...string) *exec.Cmd {
+	if r.cluster != "" {
+		args = append([]string{"--name", r.cluster}, args...)
+	}
+	cmd := exec.CommandContext(ctx, r.bin, args...)
+	cmd.Env = r.env()
+	return cmd
 }
 
 // run runs ropes and returns whatever it gave.
@@ -57,8 +73,7 @@ func (r *rig) runIn(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 15*time.Minute) // cleanups run ropes too
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.bin, args...)
-	cmd.Env = r.env()
+	cmd := r.command(ctx, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
