@@ -143,12 +143,14 @@ func (s *h1Server) badRequest(err error) {
 		status, details = http.StatusRequestHeaderFieldsTooLarge, "http1.headers_too_large"
 	case errors.Is(err, http1.ErrVersion):
 		status, details = http.StatusUpgradeRequired, "low_version"
+	case errors.Is(err, http1.ErrCoding):
+		status, details = http.StatusNotImplemented, "http1.invalid_transfer_encoding"
 	}
 	_ = s.c.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	_, _ = fmt.Fprintf(s.bw, "HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status, http.StatusText(status))
 	_ = s.bw.Flush()
 	m.stats.total.Inc()
-	m.stats.status[4].Inc()
+	m.stats.status[status/100].Inc()
 	e := m.connEntry(s.c)
 	e.ResponseCode, e.ResponseCodeDetails, e.Flags = status, details, accesslog.DownstreamProtocolError
 	for _, l := range m.loggers {

@@ -142,10 +142,7 @@ func (w *h1Response) finish() error {
 	b := w.server.bw
 	if w.chunked {
 		_, _ = b.WriteString("0\r\n")
-		for name, values := range w.trailer {
-			http1.WriteField(b, name, values)
-		}
-		_, _ = b.WriteString("\r\n")
+		http1.WriteTrailer(b, w.trailer)
 	}
 	if err := b.Flush(); err != nil {
 		return err

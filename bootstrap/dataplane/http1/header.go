@@ -142,11 +142,14 @@ func parseFraming(h http.Header, minor int) (framing, error) {
 	f := framing{length: -1}
 	te, lengths := h["Transfer-Encoding"], h["Content-Length"]
 	if len(te) > 0 {
-		if minor == 0 || len(te) > 1 || !strings.EqualFold(te[0], "chunked") {
-			return f, bad("unsupported transfer coding")
+		if minor == 0 {
+			return f, bad("transfer coding in HTTP/1.0")
 		}
 		if len(lengths) > 0 {
 			return f, bad("content length and transfer coding")
+		}
+		if len(te) > 1 || !strings.EqualFold(te[0], "chunked") {
+			return f, ErrCoding
 		}
 		delete(h, "Transfer-Encoding")
 		f.chunked = true

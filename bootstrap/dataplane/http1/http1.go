@@ -13,11 +13,12 @@ import (
 	"io"
 )
 
-// Errors of heads. ErrTooLarge and ErrVersion have answers of their own; everything else is a *SyntaxError or comes from
+// Errors of heads. These have answers of their own; everything else is a *SyntaxError or comes from
 // the reader.
 var (
 	ErrTooLarge = errors.New("message head too large")
 	ErrVersion  = errors.New("HTTP/1.1 is required")
+	ErrCoding   = errors.New("unsupported transfer coding")
 )
 
 // SyntaxError is a message that is not HTTP, or not HTTP that can be passed on safely.

@@ -82,9 +82,9 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"DEL in value": start + "a: \x7f\r\n\r\n", "both framings": start + "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"two lengths": start + "Content-Length: 1\r\nContent-Length: 1\r\n\r\n", "signed length": start + "Content-Length: +1\r\n\r\n",
 		"length in hex": start + "Content-Length: 0x1\r\n\r\n", "empty length": start + "Content-Length:\r\n\r\n",
-		"huge length": start + "Content-Length: 9999999999999999999\r\n\r\n", "coding list": start + "Transfer-Encoding: chunked, chunked\r\n\r\n",
-		"other coding": start + "Transfer-Encoding: xchunked\r\n\r\n", "coding in 1.0": "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-		"chunk size": start + "Transfer-Encoding: chunked\r\n\r\nxyz\r\n", "signed chunk": start + "Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+		"huge length":   start + "Content-Length: 9999999999999999999\r\n\r\n",
+		"coding in 1.0": "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"chunk size":    start + "Transfer-Encoding: chunked\r\n\r\nxyz\r\n", "signed chunk": start + "Transfer-Encoding: chunked\r\n\r\n-1\r\n",
 		"chunk too long":  start + "Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
 		"framing trailer": start + "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 1\r\n\r\n",
 		"bad trailer":     start + "Transfer-Encoding: chunked\r\n\r\n0\r\nx y\r\n\r\n",
@@ -98,6 +98,8 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		start + "X: " + strings.Repeat("a", 1000): ErrTooLarge, strings.Repeat("a", 1100): ErrTooLarge,
 		"GET / HTTP/1.1\r\n" + strings.Repeat("a:b\r\n", 101) + "\r\n":      ErrTooLarge,
 		start + "Content-Length: 3\r\n\r\nab":                               io.ErrUnexpectedEOF,
+		start + "Transfer-Encoding: chunked, chunked\r\n\r\n":               ErrCoding,
+		start + "Transfer-Encoding: xchunked\r\n\r\n":                       ErrCoding,
 		start + "Transfer-Encoding: chunked\r\n\r\n2\r\na":                  io.ErrUnexpectedEOF,
 		start + "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n":         io.ErrUnexpectedEOF,
 		start + "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nA: b\r\n": io.ErrUnexpectedEOF,
@@ -200,6 +202,15 @@ func TestWriteRequest(t *testing.T) {
 		if err := WriteRequest(bufio.NewWriter(&out), req); err != nil || out.String() != tc.want {
 			t.Errorf("%s: %q %v", name, out.String(), err)
 		}
+	}
+}
+
+func TestWriteTrailer(t *testing.T) {
+	var out bytes.Buffer
+	w := bufio.NewWriter(&out)
+	WriteTrailer(w, http.Header{"Grpc-Status": {"0"}, "Content-Length": {"3"}, "Host": {"elsewhere"}, "Transfer-Encoding": {"chunked"}})
+	if err := w.Flush(); err != nil || out.String() != "grpc-status: 0\r\n\r\n" {
+		t.Errorf("%q %v", out.String(), err)
 	}
 }
 

@@ -146,11 +146,19 @@ func writeChunked(w *bufio.Writer, r io.Reader, trailer func() http.Header) erro
 		}
 	}
 	_, _ = w.WriteString("0\r\n")
-	for name, values := range trailer() {
-		WriteField(w, name, values)
+	WriteTrailer(w, trailer())
+	return w.Flush()
+}
+
+// WriteTrailer writes what comes after the last chunk, without flushing. What frames or routes a message is left out: it
+// may not come there, though trailers that came over HTTP/2 may have it.
+func WriteTrailer(w *bufio.Writer, trailer http.Header) {
+	for name, values := range trailer {
+		if !IsHop(name) && name != "Host" {
+			WriteField(w, name, values)
+		}
 	}
 	_, _ = w.WriteString("\r\n")
-	return w.Flush()
 }
 
 // WriteChunk writes one chunk, which must not be empty, without flushing.
