@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"istio.io/istio/operator/pkg/manifest"
 	"istio.io/istio/operator/pkg/uninstall"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
+	"github.com/ropes-dev/ropes/bootstrap/namespaces"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 )
 
@@ -75,7 +75,11 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 			}
 		}
 	}
-	errs = append(errs, removeRootCerts(ctx, cli.Kube()), removeNamespaces(ctx, cli.Kube(), cfg.Owner, say))
+	ours := partLabel + "=" + part
+	if cfg.Owner != "" {
+		ours += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
+	}
+	errs = append(errs, removeRootCerts(ctx, cli.Kube()), namespaces.Remove(ctx, cli.Kube(), ours, say))
 	if before, ok := system.Annotations[classesAnnotation]; ok {
 		// Now that no istiod is left to make them again.
 		errs = append(errs, removeGatewayClasses(ctx, cli.Kube(), strings.Fields(before)))
@@ -83,8 +87,13 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 	return errors.Join(errs...)
 }
 
+// rootCerts are the names of the ConfigMaps that istiod puts into namespaces (PILOT_CA_CERT_CONFIGMAP and
+// PILOT_CRL_CONFIGMAP, which are left at their defaults here).
+var rootCerts = []string{"istio-ca-root-cert", "istio-ca-crl"}
+
 // removeRootCerts removes the ConfigMaps that istiod put into every namespace.
 func removeRootCerts(ctx context.Context, client kubernetes.Interface) error {
+	// The label alone does not do: it is what everybody may put on a ConfigMap for Istio.
 	list, err := client.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{LabelSelector: "istio.io/config=true"})
 	if err != nil {
 		return fmt.Errorf("list root certificates: %w", err)
@@ -92,44 +101,12 @@ func removeRootCerts(ctx context.Context, client kubernetes.Interface) error {
 	var errs []error
 	for i := range list.Items {
 		cm := &list.Items[i]
+		if !slices.Contains(rootCerts, cm.Name) {
+			continue
+		}
 		if err := client.CoreV1().ConfigMaps(cm.Namespace).Delete(ctx, cm.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete configmap %s/%s: %w", cm.Namespace, cm.Name, err))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// goneInterval is how often namespaces that are going are looked at.
-const goneInterval = 200 * time.Millisecond
-
-// removeNamespaces removes the namespaces that carry our label and waits until they are gone.
-func removeNamespaces(ctx context.Context, client kubernetes.Interface, owner string, say func(string)) error {
-	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
-	if owner != "" {
-		ours.LabelSelector += "," + bootstrap.ClusterLabel + "=" + owner
-	}
-	list, err := client.CoreV1().Namespaces().List(ctx, ours)
-	if err != nil {
-		return fmt.Errorf("list namespaces: %w", err)
-	}
-	for i := range list.Items {
-		if err := client.CoreV1().Namespaces().Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
-		}
-	}
-	said := ""
-	return bootstrap.Poll(ctx, goneInterval, func(ctx context.Context) error {
-		list, err := client.CoreV1().Namespaces().List(ctx, ours)
-		if err != nil {
-			return fmt.Errorf("list namespaces: %w", err)
-		}
-		if len(list.Items) == 0 {
-			return nil
-		}
-		if text := "waiting for namespace " + list.Items[0].Name + " to go"; text != said {
-			said = text
-			say(text)
-		}
-		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
-	})
 }

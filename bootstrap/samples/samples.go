@@ -19,12 +19,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/helm"
 	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
+	"github.com/ropes-dev/ropes/bootstrap/namespaces"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 	"github.com/ropes-dev/ropes/charts"
 )
@@ -185,9 +185,6 @@ func Open(ctx context.Context, url string) error {
 // unavailable is how the product page says that it could not get one of its parts.
 var unavailable = regexp.MustCompile(`[^>.]*currently unavailable`)
 
-// goneInterval is how often namespaces that are going are looked at.
-const goneInterval = 200 * time.Millisecond
-
 // Uninstall removes the samples and the namespaces that Install made, with all that is in
 // them, and returns when they are gone. Samples that are not there are not an error.
 func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
@@ -199,11 +196,11 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 	if err != nil {
 		return err
 	}
-	ours := metav1.ListOptions{LabelSelector: partLabel + "=" + part}
+	ours := partLabel + "=" + part
 	if cfg.Owner != "" {
-		ours.LabelSelector += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
+		ours += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
 	}
-	list, err := client.CoreV1().Namespaces().List(ctx, ours)
+	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: ours})
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)
 	}
@@ -216,19 +213,5 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 			return err
 		}
 	}
-	for i := range list.Items {
-		if err := client.CoreV1().Namespaces().Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete namespace %s: %w", list.Items[i].Name, err)
-		}
-	}
-	return bootstrap.Poll(ctx, goneInterval, func(ctx context.Context) error {
-		list, err := client.CoreV1().Namespaces().List(ctx, ours)
-		if err != nil {
-			return fmt.Errorf("list namespaces: %w", err)
-		}
-		if len(list.Items) == 0 {
-			return nil
-		}
-		return fmt.Errorf("namespace %s is still there", list.Items[0].Name)
-	})
+	return namespaces.Remove(ctx, client, ours, say)
 }
