@@ -203,8 +203,12 @@ func (e *Engine) trouble(ctx context.Context, err error, goos string) error {
 		t.Detail, t.Mend = fmt.Sprintf("%s does not answer within %s", e.Name, askTimeout), e.startMend("restart", goos)
 	case strings.Contains(text, "permission denied"):
 		t.Detail = "no right to talk to " + e.Name
-		t.Mend = "join its group: sudo usermod -aG docker $USER, then log in anew; or run ropes with sudo"
-		if e.Name != "docker" {
+		switch {
+		case goos != "linux":
+			t.Mend = e.startMend("restart", goos)
+		case e.Name == "docker":
+			t.Mend = "join its group: sudo usermod -aG docker $USER, then log in anew; or run ropes with sudo"
+		default:
 			t.Mend = "run ropes with sudo"
 		}
 	default:

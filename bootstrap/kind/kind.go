@@ -69,7 +69,8 @@ func New(opts Options) *Provider {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Provider{opts: opts, registry: registryAnswers, free: isFree, ready: awaitNodes, restart: awaitRestart, addOns: applyAddOns, settled: awaitAddOns}
+	p := &Provider{opts: opts, free: isFree, ready: awaitNodes, restart: awaitRestart, addOns: applyAddOns, settled: awaitAddOns}
+	p.registry = func(ctx context.Context) error { return registryAnswers(ctx, registryURL) }
 	p.detect = func(ctx context.Context) (*Engine, error) { return Detect(ctx, os.Getenv, execute) }
 	p.clusters = func(e *Engine) clusters { return library{engine: e} }
 	return p
@@ -101,12 +102,13 @@ func validate(spec bootstrap.Spec) error {
 // registryTimeout bounds the question whether the registry answers.
 const registryTimeout = 3 * time.Second
 
-// registryAnswers returns nil where the registry says anything at all: 401 is how it
-// greets a stranger.
-func registryAnswers(ctx context.Context) error {
+// registryAnswers returns nil where a registry answers at base, the root of its API. A
+// guest network's login page or a proxy that refuses answers there too, but not with the
+// version of the API; 401 is how a registry greets a stranger.
+func registryAnswers(ctx context.Context, base string) error {
 	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, registryURL, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base, nil)
 	if err != nil {
 		return err
 	}
@@ -115,8 +117,9 @@ func registryAnswers(ctx context.Context) error {
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode >= http.StatusInternalServerError {
-		return fmt.Errorf("%s: %s", registryURL, res.Status)
+	greets := res.StatusCode == http.StatusOK || res.StatusCode == http.StatusUnauthorized
+	if !greets || res.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
+		return fmt.Errorf("%s: answered by something that is no registry, such as a proxy or a login page: %s", res.Request.URL.Redacted(), res.Status)
 	}
 	return nil
 }

@@ -291,6 +291,13 @@ func TestEngineTroubles(t *testing.T) {
 	}
 }
 
+func TestDeniedElsewhere(t *testing.T) {
+	for _, goos := range []string{"darwin", "windows"} {
+		err := (&Engine{Name: "docker"}).trouble(t.Context(), errors.New("permission denied"), goos)
+		says(t, err, "no right to talk to docker", "restart Docker Desktop")
+	}
+}
+
 func TestPorts(t *testing.T) {
 	b := newBench(t)
 	b.taken = map[int]bool{8080: true, 8081: true, 9000: true}

@@ -31,6 +31,11 @@ func (o *upOptions) forKind() string {
 	return ""
 }
 
+// asksKind tells whether flags were given that kind compares with what it made the cluster of.
+func (o *upOptions) asksKind(p bootstrap.Provider) bool {
+	return p.Name() == kindProvider && (o.spec.Bundle != "" || o.spec.Image != "" || o.spec.Images != "")
+}
+
 // fits refuses flags that the provider has no use for.
 func (o *upOptions) fits(p bootstrap.Provider) error {
 	if flag := o.forKind(); flag != "" && p.Name() != kindProvider {

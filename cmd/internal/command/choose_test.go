@@ -84,6 +84,23 @@ func TestChoiceOfProvider(t *testing.T) {
 	})
 }
 
+// TestImagesOfAClusterThatIsUp: whether they are what it was made of, its provider knows.
+func TestImagesOfAClusterThatIsUp(t *testing.T) {
+	for flag, value := range map[string]string{"--image": "node:v2", "--images": "builtin", "--bundle": "x"} {
+		b := newBench(t)
+		b.up()
+		if r := b.run("up", flag, value); value != "builtin" && (r.code != 2 || !strings.Contains(r.err, "goes with --provider kind, not with embedded")) {
+			t.Errorf("%s on an embedded cluster: %+v", flag, r)
+		}
+		withKind(b)
+		r := b.run("up", flag, value)
+		specs := b.deps.Providers[0].(named).Provider.(*fakeProvider).specs
+		if spec := specs[len(specs)-1]; r.code != 0 || spec.Image+spec.Images+spec.Bundle != value {
+			t.Errorf("%s: %+v, asked for %+v", flag, r, specs)
+		}
+	}
+}
+
 func TestDoctorTellsTheChoice(t *testing.T) {
 	b := withKind(newBench(t), engineless)
 	r := b.run("doctor")

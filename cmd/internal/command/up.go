@@ -71,7 +71,7 @@ func runUp(ctx context.Context, o *upOptions) error {
 	}
 	_, existing, err := o.find(ctx)
 	switch {
-	case err == nil && existing.Running && !existing.Shared && o.healthy(ctx, existing):
+	case err == nil && existing.Running && !existing.Shared && !o.asksKind(p) && o.healthy(ctx, existing):
 		path, err := o.writeKubeconfig(ctx, existing)
 		if err != nil {
 			return err
@@ -173,7 +173,7 @@ func (o *upOptions) chooseProvider(ctx context.Context) (bootstrap.Provider, err
 			}
 		}
 	}
-	return p, nil
+	return p, o.fits(p)
 }
 
 func (o *upOptions) healthy(ctx context.Context, c bootstrap.Cluster) bool {
