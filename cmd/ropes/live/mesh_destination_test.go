@@ -172,9 +172,7 @@ spec:
   host: tls-app.example
   trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: false, subjectAltNames: [somebody.else]}}
 `)
-		o := get("http://tls-app.example/")
-		o.Address = "240.9.9.9:80"
-		m.client.want(t, o, code(503)) // the certificate is not for that name, nor trusted
+		m.client.want(t, unroutable("http://tls-app.example/", "240.9.9.9:80"), code(503)) // the certificate is not for that name, nor trusted
 	})
 }
 

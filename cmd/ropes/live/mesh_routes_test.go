@@ -319,9 +319,7 @@ spec:
     route: [{destination: {host: app.mesh.svc.cluster.local, port: {number: 443}}}]
 `)
 		for name, want := range map[string]string{"one.names.example": `"hostname": "stub-`, "two.names.example": `"hostname": "app-`} {
-			o := get("https://" + name + "/")
-			o.Address = "240.1.2.3:443"
-			m.client.want(t, o, code(200), says(want), says(`"serverName": "`+name+`"`))
+			m.client.want(t, unroutable("https://"+name+"/", "240.1.2.3:443"), code(200), says(want), says(`"serverName": "`+name+`"`))
 		}
 	})
 }
