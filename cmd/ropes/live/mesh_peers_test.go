@@ -289,6 +289,15 @@ extensionProviders:
 // issuer signs tokens.
 type issuer struct{ key *ecdsa.PrivateKey }
 
+func newIssuer(t *testing.T) issuer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer{key}
+}
+
 func (i issuer) jwks() string {
 	b := func(n *big.Int) string { return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, 32))) }
 	return fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"k","x":"%s","y":"%s"}]}`, b(i.key.X), b(i.key.Y))
@@ -315,11 +324,7 @@ func (i issuer) token(t *testing.T, claims map[string]any) string {
 // meshTokens is RequestAuthentication, and claims in policies and routes.
 func meshTokens(t *testing.T, m *mesh) {
 	m.oneServer(t)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := issuer{key}
+	i := newIssuer(t)
 	claims := func(more ...any) map[string]any {
 		c := map[string]any{"iss": "ropes", "sub": "someone", "aud": "app", "exp": time.Now().Add(time.Hour).Unix(), "groups": []string{"sailors"}, "rank": map[string]any{"name": "bosun"}}
 		for k := 0; k < len(more); k += 2 {
@@ -361,11 +366,7 @@ spec:
 				t.Errorf("a token %s: %s", what, got)
 			}
 		}
-		other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := m.client.fetch(t, bearer(issuer{other}.token(t, claims()))); got.Status != 401 {
+		if got := m.client.fetch(t, bearer(newIssuer(t).token(t, claims()))); got.Status != 401 {
 			t.Errorf("a token signed by somebody else: %s", got)
 		}
 		t.Run("claims", func(t *testing.T) {
@@ -384,9 +385,13 @@ spec:
 	})
 	t.Run("fetched keys", func(t *testing.T) {
 		s := m.scriptOf(t, "mesh-out", "app=stub")
-		s.set(t, rule{Contains: "/keys", Headers: map[string]string{"content-type": "application/json"}, Body: []byte(i.jwks())})
-		m.apply(t, fmt.Sprintf(request, `jwksUri: http://stub.mesh-out.svc.cluster.local/keys`))
+		// Keys of their own, which the rule before does not know, and an address of their own, for istiod keeps what it
+		// has fetched from one.
+		fetched, at := newIssuer(t), "/keys-"+rand.Text()
+		s.set(t, rule{Contains: at, Headers: map[string]string{"content-type": "application/json"}, Body: []byte(fetched.jwks())})
+		m.apply(t, fmt.Sprintf(request, `jwksUri: http://stub.mesh-out.svc.cluster.local`+at))
+		m.client.want(t, bearer(fetched.token(t, claims())), code(200), heard("x-sub", "someone"))
+		m.client.want(t, bearer(good), code(401))
 		m.client.want(t, bearer("not.a.token"), code(401))
-		m.client.want(t, bearer(good), code(200), heard("x-sub", "someone"))
 	})
 }
