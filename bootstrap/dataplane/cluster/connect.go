@@ -234,7 +234,7 @@ func (c *Cluster) newPool(e *Endpoint, proto Protocol, o ConnectOptions) upstrea
 	case HTTP2:
 		return upstream.NewH2(func(ctx context.Context) (net.Conn, error) { return c.pooled(ctx, e, o, false) }, opts)
 	case Auto:
-		return &autoPool{c: c, e: e, o: o, opts: opts}
+		return &autoPool{c: c, e: e, o: o, opts: opts, turn: make(chan struct{}, 1)}
 	default:
 		return upstream.NewH1(func(ctx context.Context) (net.Conn, error) { return c.pooled(ctx, e, o, true) }, opts)
 	}
@@ -261,22 +261,36 @@ type autoPool struct {
 	e    *Endpoint
 	o    ConnectOptions
 	opts upstream.Options
-	mu   sync.Mutex
+	turn chan struct{} // full while somebody reads or sets what follows
 	pool upstream.Pool
 
 	http1 bool
 }
 
 func (a *autoPool) RoundTrip(req *http.Request) (*http.Response, error) {
-	a.mu.Lock()
+	p, err := a.learned(req.Context())
+	if err != nil {
+		return nil, &upstream.Error{Stage: upstream.Connecting, Err: err}
+	}
+	return p.RoundTrip(req)
+}
+
+// learned returns the pool for what the endpoint speaks. The first request finds that out by a connection, which it then
+// uses; those that come meanwhile wait for it, each for as long as its own context lasts.
+func (a *autoPool) learned(ctx context.Context) (upstream.Pool, error) {
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if a.pool == nil {
 		if len(a.o.ALPN) == 0 {
 			a.o.ALPN = []string{"h2", "http/1.1"}
 		}
-		nc, err := a.c.pooled(req.Context(), a.e, a.o, true)
+		nc, err := a.c.pooled(ctx, a.e, a.o, true)
 		if err != nil {
-			a.mu.Unlock()
-			return nil, &upstream.Error{Stage: upstream.Connecting, Err: err}
+			return nil, err
 		}
 		first := nc
 		var once sync.Mutex
@@ -296,14 +310,12 @@ func (a *autoPool) RoundTrip(req *http.Request) (*http.Response, error) {
 			a.pool = upstream.NewH1(dial, a.opts)
 		}
 	}
-	p := a.pool
-	a.mu.Unlock()
-	return p.RoundTrip(req)
+	return a.pool, nil
 }
 
 func (a *autoPool) Close() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	if a.pool != nil {
 		a.pool.Close()
 	}
