@@ -163,7 +163,7 @@ func guestConfig(t *testing.T, admin, home, token string) string {
 		t.Fatal(err)
 	}
 	out := clientcmdapi.NewConfig()
-	out.Clusters["theirs"] = conf.Clusters["ropes-base"]
+	out.Clusters["theirs"] = conf.Clusters["ropes-live-base"]
 	out.AuthInfos["guest"] = &clientcmdapi.AuthInfo{Token: token}
 	out.Contexts["theirs"] = &clientcmdapi.Context{Cluster: "theirs", AuthInfo: "guest"}
 	path := filepath.Join(home, "kubeconfig")
