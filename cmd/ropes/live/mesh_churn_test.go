@@ -169,7 +169,7 @@ spec:
 // meshChurn sends 10,000 requests at a steady rate while 200 changes of configuration land, endpoints come and go among
 // them. Not one may fail.
 func meshChurn(t *testing.T, m *mesh) {
-	const requests, landed, rate = 10000, 200, 250
+	const requests, landed, rate = 10000, 200, 50 // a second: on a slow machine the changes alone keep two cores half busy
 	for _, c := range changes[:2] { // subsets before routes name them
 		defer func() {
 			for _, u := range documents(t, fmt.Sprintf(c, 1)) {
@@ -186,7 +186,7 @@ func meshChurn(t *testing.T, m *mesh) {
 	m.scale(t, "app-v2", 1)
 	t.Cleanup(func() { m.scale(t, "app-v2", 1) })
 	m.client.want(t, get("http://app/"), code(200))
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	orders := []order{get("http://app/"), get("http://app/", "x-to", "v2"), get("http://app/version")}
 	posted := get("http://app/upload")
