@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 
 	"github.com/ropes-dev/ropes/bootstrap"
+	"github.com/ropes-dev/ropes/bootstrap/namespaces"
 
 	"github.com/google/go-cmp/cmp"
 	"istio.io/istio/operator/pkg/component"
@@ -220,7 +221,7 @@ func TestForeignNamespaceStaysForeign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ns.Labels[partLabel] == part && ns.Labels[bootstrap.ClusterLabel] == "mine"; got != ours {
+		if got := ns.Labels[namespaces.PartLabel] == part && ns.Labels[bootstrap.ClusterLabel] == "mine"; got != ours {
 			t.Errorf("%s is ours: %v, want %v", name, got, ours)
 		}
 	}

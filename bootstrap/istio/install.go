@@ -23,13 +23,13 @@ import (
 
 	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
+	"github.com/ropes-dev/ropes/bootstrap/namespaces"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
 )
 
 const (
-	// partLabel marks the namespaces that we made, for Uninstall.
-	partLabel = "ropes.dev/part"
-	part      = "istio"
+	// part marks the namespaces that we made, for Uninstall.
+	part = "istio"
 	// digestAnnotation, on the system namespace, says what was last applied in full.
 	digestAnnotation = "ropes.dev/istio-digest"
 	fieldManager     = "ropes"
@@ -189,7 +189,7 @@ func (c Config) makeNamespace(ctx context.Context, client kubernetes.Interface, 
 	if !apierrors.IsNotFound(err) {
 		return fmt.Errorf("get namespace %s: %w", name, err)
 	}
-	ns := applycorev1.Namespace(name).WithLabels(map[string]string{partLabel: part})
+	ns := applycorev1.Namespace(name).WithLabels(map[string]string{namespaces.PartLabel: part})
 	if c.Owner != "" {
 		ns.WithLabels(map[string]string{bootstrap.ClusterLabel: c.Owner})
 	}

@@ -75,11 +75,7 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 			}
 		}
 	}
-	ours := partLabel + "=" + part
-	if cfg.Owner != "" {
-		ours += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
-	}
-	errs = append(errs, removeRootCerts(ctx, cli.Kube()), namespaces.Remove(ctx, cli.Kube(), ours, say))
+	errs = append(errs, removeRootCerts(ctx, cli.Kube()), namespaces.Remove(ctx, cli.Kube(), namespaces.Selector(part, cfg.Owner), say))
 	if before, ok := system.Annotations[classesAnnotation]; ok {
 		// Now that no istiod is left to make them again.
 		errs = append(errs, removeGatewayClasses(ctx, cli.Kube(), strings.Fields(before)))

@@ -16,6 +16,18 @@ import (
 	"github.com/ropes-dev/ropes/bootstrap"
 )
 
+// PartLabel marks the namespaces that ropes makes, with the part of the lab that they are for.
+const PartLabel = "ropes.dev/part"
+
+// Selector matches the namespaces of a part; those made for one cluster of ropes where owner names it.
+func Selector(part, owner string) string {
+	s := PartLabel + "=" + part
+	if owner != "" {
+		s += "," + bootstrap.ClusterLabel + "=" + owner
+	}
+	return s
+}
+
 // goneTimeout bounds how long namespaces may take to go. Their pods have 30 s of grace; a
 // finalizer that nobody serves any more keeps one for ever.
 const goneTimeout = 3 * time.Minute

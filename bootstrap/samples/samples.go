@@ -30,9 +30,8 @@ import (
 )
 
 const (
-	// partLabel marks the namespaces that we made, for Uninstall.
-	partLabel = "ropes.dev/part"
-	part      = "samples"
+	// part marks the namespaces that we made, for Uninstall.
+	part = "samples"
 )
 
 // Config says where to install.
@@ -71,7 +70,7 @@ func Namespaces() []string {
 }
 
 func (a app) release(cfg Config) (helm.Release, error) {
-	labels := map[string]string{"istio-injection": a.injection, partLabel: part}
+	labels := map[string]string{"istio-injection": a.injection, namespaces.PartLabel: part}
 	if cfg.Owner != "" {
 		labels[bootstrap.ClusterLabel] = cfg.Owner
 	}
@@ -196,10 +195,7 @@ func Uninstall(ctx context.Context, cfg Config, say func(string)) error {
 	if err != nil {
 		return err
 	}
-	ours := partLabel + "=" + part
-	if cfg.Owner != "" {
-		ours += "," + bootstrap.ClusterLabel + "=" + cfg.Owner
-	}
+	ours := namespaces.Selector(part, cfg.Owner)
 	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: ours})
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 
 	"github.com/ropes-dev/ropes/bootstrap/dataplane/accesslog"
@@ -43,6 +44,30 @@ func compileRateLimits(list []*routev3.RateLimit) ([]rateLimit, error) {
 		out = append(out, one)
 	}
 	return out, nil
+}
+
+// describeRoute makes the descriptors of a stage as the request's route wants them, and as its virtual host does where
+// the route or vhost says so; OVERRIDE is for routes that have none of their own.
+func describeRoute(s *Stream, vhost commonv3.VhRateLimitsOptions, stage uint32) []ratelimit.Descriptor {
+	if s.route == nil {
+		return nil
+	}
+	var ofRoute, ofHost []rateLimit
+	include := false
+	if s.route.forward != nil {
+		ofRoute, include = s.route.forward.limits, s.route.forward.vhostLimits
+	}
+	switch vhost {
+	case commonv3.VhRateLimitsOptions_INCLUDE:
+		include = true
+	case commonv3.VhRateLimitsOptions_OVERRIDE:
+		include = include || len(ofRoute) == 0
+	default:
+	}
+	if include {
+		ofHost = s.route.vhost.limits
+	}
+	return describe(s, ofRoute, ofHost, stage)
 }
 
 // describe makes the descriptors of a stage.

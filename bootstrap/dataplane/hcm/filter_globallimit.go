@@ -197,26 +197,11 @@ func (g *globalLimit) describe(s *Stream, r *globalLimitRoute) []ratelimit.Descr
 	if r != nil && len(r.own) > 0 {
 		return describe(s, r.own, nil, 0)
 	}
-	var ofRoute, ofHost []rateLimit
-	include := false
-	if s.route.forward != nil {
-		ofRoute, include = s.route.forward.limits, s.route.forward.vhostLimits
-	}
-	mode := limitv3.RateLimitPerRoute_OVERRIDE
+	mode := commonv3.VhRateLimitsOptions_OVERRIDE
 	if r != nil {
-		mode = r.vhost
+		mode = commonv3.VhRateLimitsOptions(r.vhost) // the same options under the same numbers
 	}
-	switch mode {
-	case limitv3.RateLimitPerRoute_INCLUDE:
-		include = true
-	case limitv3.RateLimitPerRoute_OVERRIDE:
-		include = include || len(ofRoute) == 0
-	default:
-	}
-	if include {
-		ofHost = s.route.vhost.limits
-	}
-	return describe(s, ofRoute, ofHost, g.stage)
+	return describeRoute(s, mode, g.stage)
 }
 
 // tightest shows the limit that is closest to its end, and all limits that there are.

@@ -180,23 +180,5 @@ func (l *localLimit) describe(s *Stream) []ratelimit.Descriptor {
 	if len(l.own) > 0 {
 		return describe(s, l.own, nil, 0)
 	}
-	if s.route == nil {
-		return nil
-	}
-	var ofRoute, ofHost []rateLimit
-	if s.route.forward != nil {
-		ofRoute = s.route.forward.limits
-	}
-	include := s.route.forward != nil && s.route.forward.vhostLimits
-	switch l.vhost {
-	case commonv3.VhRateLimitsOptions_INCLUDE:
-		include = true
-	case commonv3.VhRateLimitsOptions_OVERRIDE:
-		include = include || len(ofRoute) == 0
-	default:
-	}
-	if include {
-		ofHost = s.route.vhost.limits
-	}
-	return describe(s, ofRoute, ofHost, l.stage)
+	return describeRoute(s, l.vhost, l.stage)
 }
