@@ -59,14 +59,19 @@ up: build ## build and bring up the lab
 clean: ## remove what make built here
 	rm -rf bin .cache bootstrap/payload/payload.tar.zst bootstrap/payload/payload.json
 
+# Runs the live suites: after thousands of lines it says again what failed and why.
+GOTESTSUM := mkdir -p .cache/tools && cd .tools && go build -o ../.cache/tools/ gotest.tools/gotestsum
+
 GO_TEST_FLAGS ?=
 test: build ## everything: unit tests, then the live suite on clusters of its own
 	@echo "== unit tests"
 	@go test -vet=off -timeout 20m $(GO_TEST_FLAGS) ./... # make check vets
 	@echo "== live suite (root, embedded provider)"
-	@ROPES_BIN=$(CURDIR)/bin/ropes go test -tags live -count=1 -timeout 45m -v ./cmd/ropes/live
+	@$(GOTESTSUM)
+	@ROPES_BIN=$(CURDIR)/bin/ropes .cache/tools/gotestsum --format standard-verbose -- -tags live -count=1 -timeout 45m ./cmd/ropes/live
 
 test-kind: build ## kind clusters on a Docker daemon of its own, without a network: labs, bundles, mishaps
+	@$(GOTESTSUM)
 	@.build/test-kind '$(LD) $(KLD)'
 
 conformance-gateway: build ## the Gateway API's conformance suite against a cluster of its own

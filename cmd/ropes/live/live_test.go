@@ -26,7 +26,7 @@ func TestLab(t *testing.T) {
 	before := vacant(t, r, r.cluster, "live-two")
 	up := r.ok(t, "up", "--timeout", "10m")
 	t.Logf("up took %.1fs\n%s", up.took.Seconds(), up.stderr)
-	if !strings.Contains(up.stdout, "ropes labs") {
+	if !strings.Contains(up.stdout, "ropes --name live labs ") {
 		t.Errorf("up does not say what to do next:\n%s", up.stdout)
 	}
 

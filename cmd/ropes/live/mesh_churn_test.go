@@ -170,7 +170,7 @@ spec:
 // them. Not one may fail.
 func meshChurn(t *testing.T, m *mesh) {
 	const requests, landed, rate = 10000, 200, 50 // a second: on a slow machine the changes alone keep two cores half busy
-	for _, c := range changes[:2] { // subsets before routes name them
+	for _, c := range changes[:2] {               // subsets before routes name them
 		defer func() {
 			for _, u := range documents(t, fmt.Sprintf(c, 1)) {
 				if err := m.drop(context.WithoutCancel(t.Context()), u); err != nil {
