@@ -72,7 +72,7 @@ func New(opts Options) *Provider {
 	p := &Provider{opts: opts, free: isFree, ready: awaitNodes, restart: awaitRestart, addOns: applyAddOns, settled: awaitAddOns}
 	p.registry = func(ctx context.Context) error { return registryAnswers(ctx, registryURL) }
 	p.detect = func(ctx context.Context) (*Engine, error) { return Detect(ctx, os.Getenv, execute) }
-	p.clusters = func(e *Engine) clusters { return library{engine: e} }
+	p.clusters = func(e *Engine) clusters { return library{engine: e, scratch: p.scratchPath} }
 	return p
 }
 

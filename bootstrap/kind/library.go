@@ -33,7 +33,10 @@ type clusters interface {
 }
 
 // library is kind itself.
-type library struct{ engine *Engine }
+type library struct {
+	engine  *Engine
+	scratch func(name string) string // the directory for what is made on the way to a cluster
+}
 
 func (l library) provider(log kindlog.Logger) *cluster.Provider {
 	opts := []cluster.ProviderOption{cluster.ProviderWithLogger(log)}
@@ -49,10 +52,10 @@ func (l library) provider(log kindlog.Logger) *cluster.Provider {
 }
 
 // Create implements clusters. kind would write into the learner's kubeconfig; it gets a
-// file to throw away.
+// file to throw away, in a directory that down removes where this process is killed.
 func (l library) Create(name string, config []byte, log kindlog.Logger) (err error) {
-	dir, err := os.MkdirTemp("", "ropes-kind-*")
-	if err != nil {
+	dir := l.scratch(name)
+	if err := os.RemoveAll(dir); err != nil { // a killed one's, with kind's lock in it
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()

@@ -91,6 +91,7 @@ func (p *Provider) forget(name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
+	err = errors.Join(err, os.RemoveAll(p.scratchPath(name)))
 	os.Remove(p.lockPath(name))
 	os.Remove(p.opts.StateDir) // works only where it is empty
 	return err
@@ -110,6 +111,11 @@ func (p *Provider) List() ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, err
+}
+
+// scratchPath is a directory for as long as a cluster is being made.
+func (p *Provider) scratchPath(name string) string {
+	return filepath.Join(p.opts.StateDir, name+".making")
 }
 
 func (p *Provider) lockPath(name string) string {

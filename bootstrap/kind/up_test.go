@@ -53,6 +53,10 @@ func TestUpCreatesAndDownRemoves(t *testing.T) {
 	_, err := b.up(t, bootstrap.Spec{Images: BuiltIn})
 	says(t, err, "--images builtin", "registry", "down")
 
+	// What a killed up was writing goes too.
+	if err := os.MkdirAll(filepath.Join(b.scratchPath("demo"), "kubeconfig.lock"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := b.Down(t.Context(), "demo", bootstrap.Discard); err != nil {
 		t.Fatal(err)
 	}
