@@ -21,7 +21,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
-	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/namespaces"
 	"github.com/ropes-dev/ropes/bootstrap/rollout"
@@ -189,10 +188,7 @@ func (c Config) makeNamespace(ctx context.Context, client kubernetes.Interface, 
 	if !apierrors.IsNotFound(err) {
 		return fmt.Errorf("get namespace %s: %w", name, err)
 	}
-	ns := applycorev1.Namespace(name).WithLabels(map[string]string{namespaces.PartLabel: part})
-	if c.Owner != "" {
-		ns.WithLabels(map[string]string{bootstrap.ClusterLabel: c.Owner})
-	}
+	ns := applycorev1.Namespace(name).WithLabels(namespaces.Labels(part, c.Owner))
 	if name == SystemNamespace {
 		before, err := gatewayClasses(ctx, client)
 		if err != nil {

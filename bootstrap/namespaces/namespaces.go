@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/ropes-dev/ropes/bootstrap"
@@ -19,14 +20,17 @@ import (
 // PartLabel marks the namespaces that ropes makes, with the part of the lab that they are for.
 const PartLabel = "ropes.dev/part"
 
-// Selector matches the namespaces of a part; those made for one cluster of ropes where owner names it.
-func Selector(part, owner string) string {
-	s := PartLabel + "=" + part
+// Labels are those of a part's namespaces, with the cluster of ropes that they are made for where owner names it.
+func Labels(part, owner string) map[string]string {
+	out := map[string]string{PartLabel: part}
 	if owner != "" {
-		s += "," + bootstrap.ClusterLabel + "=" + owner
+		out[bootstrap.ClusterLabel] = owner
 	}
-	return s
+	return out
 }
+
+// Selector matches the namespaces that have the Labels of a part.
+func Selector(part, owner string) string { return labels.SelectorFromSet(Labels(part, owner)).String() }
 
 // goneTimeout bounds how long namespaces may take to go. Their pods have 30 s of grace; a
 // finalizer that nobody serves any more keeps one for ever.

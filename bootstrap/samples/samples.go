@@ -21,7 +21,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/ropes-dev/ropes/bootstrap"
 	"github.com/ropes-dev/ropes/bootstrap/helm"
 	"github.com/ropes-dev/ropes/bootstrap/kubeclient"
 	"github.com/ropes-dev/ropes/bootstrap/namespaces"
@@ -70,10 +69,8 @@ func Namespaces() []string {
 }
 
 func (a app) release(cfg Config) (helm.Release, error) {
-	labels := map[string]string{"istio-injection": a.injection, namespaces.PartLabel: part}
-	if cfg.Owner != "" {
-		labels[bootstrap.ClusterLabel] = cfg.Owner
-	}
+	labels := namespaces.Labels(part, cfg.Owner)
+	labels["istio-injection"] = a.injection
 	chart, err := fs.Sub(charts.FS, a.name)
 	if err != nil {
 		return helm.Release{}, fmt.Errorf("find chart %s: %w", a.name, err)

@@ -191,9 +191,6 @@ func (g *globalLimit) unanswered(s *Stream) *reply {
 // describe makes the descriptors of a request as its route, its virtual host and what the route says about the filter
 // want them.
 func (g *globalLimit) describe(s *Stream, r *globalLimitRoute) []ratelimit.Descriptor {
-	if s.route == nil {
-		return nil
-	}
 	if r != nil && len(r.own) > 0 {
 		return describe(s, r.own, nil, 0)
 	}
